@@ -1,0 +1,2 @@
+// Nothing to add: executor.h is included before every kernel.
+#pragma once

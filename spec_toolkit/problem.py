@@ -1,0 +1,252 @@
+"""Problem: the inputs of one verification step of a batch, validated once.
+
+Rows are ragged and flat, as inference engines hold them: request b owns draft rows draft_start[b]:draft_start[b+1]
+and target rows draft_start[b]+b : draft_start[b+1]+b+1, the last of which is its bonus row.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+MAX_DRAFT = 128
+ROW_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CHUNK_ELEMENTS = 1 << 24  # whole-row work is cut into chunks of at most this many elements
+
+# Bits of Outputs.status.
+ZERO_RESIDUAL = 1  # the residual row had no mass: the recovered token was drawn from the target row
+NONFINITE = 2      # a NaN or infinity was met in a tested probability or in the row(s) of the draw
+BAD_TOKEN = 4      # a drafted id outside [0, vocab) was reached, and rejected
+NO_MASS = 8        # nothing to draw from: the token is -1
+
+
+class Outputs(NamedTuple):
+    """What every sampler returns, on the problem's device."""
+    out_tokens: torch.Tensor    # [batch, max_draft + 1] int32: accepted, then recovered or bonus, then -1
+    num_accepted: torch.Tensor  # [batch] int32: accepted drafts only
+    status: torch.Tensor        # [batch] int32: the bits above
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Problem:
+    """One verification step; all tensors on one device. Raises TypeError (dtype) or ValueError (shape, range)."""
+    draft_start: torch.Tensor                  # [batch + 1] int32, from 0, never decreasing
+    draft_tokens: torch.Tensor                 # [num_draft] int32; ids outside [0, vocab) are legal, and rejected
+    seeds: torch.Tensor                        # [batch] int64: the bits of a uint64 (torch.uint64 is viewed)
+    positions: torch.Tensor                    # [batch] int64: absolute position of the first draft token
+    target_probs: torch.Tensor | None = None   # [num_draft + batch, vocab], stride(1) == 1
+    target_logits: torch.Tensor | None = None  # the same; exactly one of the two is given
+    draft_probs: torch.Tensor | None = None    # [num_draft, vocab]; no draft rows at all = one-hot drafts
+    draft_logits: torch.Tensor | None = None   # the same, for the logits kind
+    temperature: torch.Tensor | None = None    # [batch] float32, logits kind only (None there = ones); 0 = greedy
+    acceptance: float | None = None            # measured mean of sum_t min(target, draft), float64
+    spec: dict = field(default_factory=dict)   # the arguments of make_problem, JSON-able
+
+    def __post_init__(self):
+        _validate(self)
+
+    @property
+    def batch(self) -> int: return self.draft_start.shape[0] - 1
+    @property
+    def num_draft(self) -> int: return self.draft_tokens.shape[0]
+    @property
+    def vocab(self) -> int: return self.target.shape[1]
+    @property
+    def draft_len(self) -> list[int]: return list(self._draft_len)
+    @property
+    def max_draft(self) -> int: return self._max_draft
+    @property
+    def device(self) -> torch.device: return self.target.device
+    @property
+    def dtype(self) -> torch.dtype: return self.target.dtype
+    @property
+    def kind(self) -> str: return "probs" if self.target_probs is not None else "logits"
+    @property
+    def target(self) -> torch.Tensor: return self.target_probs if self.kind == "probs" else self.target_logits
+    @property
+    def draft(self) -> torch.Tensor | None: return self.draft_probs if self.kind == "probs" else self.draft_logits
+    @property
+    def target_stride(self) -> int: return self.target.stride(0)
+    @property
+    def draft_stride(self) -> int: return 0 if self.draft is None else self.draft.stride(0)
+
+    def to(self, device) -> Problem:
+        """The same problem on another device (row padding is dropped where a copy is made); itself if already there."""
+        device = torch.empty(0, device=device).device
+        if device == self.device:
+            return self
+        return replace(self, **{f.name: value.to(device) for f in fields(self)
+                                if isinstance(value := getattr(self, f.name), torch.Tensor)})
+
+    def probs(self) -> Problem:
+        """The probability problem of a logits problem: float32 softmax(logits / temperature), one-hot where it is 0."""
+        if self.kind == "probs":
+            return self
+        lengths = torch.tensor(self._draft_len, dtype=torch.int64, device=self.device)
+        target = probability_rows(self.target_logits, self.temperature.repeat_interleave(lengths + 1))
+        draft = self.draft_logits
+        if draft is not None:
+            draft = probability_rows(draft, self.temperature.repeat_interleave(lengths))
+        return replace(self, target_probs=target, draft_probs=draft, target_logits=None, draft_logits=None, temperature=None)
+
+    def take(self, indices) -> Problem:
+        """The requests `indices` (repeats allowed), in that order, as a problem of their own; rows are copied."""
+        picked = [int(b) for b in indices]
+        if any(not 0 <= b < self.batch for b in picked):
+            raise ValueError(f"indices: got {picked}, accepted: values in [0, {self.batch})")
+        start = self.draft_start.tolist()
+        drafts = [i for b in picked for i in range(start[b], start[b + 1])]
+        targets = [i + b for b in picked for i in range(start[b], start[b + 1] + 1)]
+        select = lambda tensor, rows: None if tensor is None else tensor[torch.tensor(rows, dtype=torch.int64, device=self.device)]
+        return Problem(
+            draft_start=_starts([self._draft_len[b] for b in picked], self.device), draft_tokens=select(self.draft_tokens, drafts),
+            seeds=select(self.seeds, picked), positions=select(self.positions, picked),
+            temperature=select(self.temperature, picked), spec={**self.spec, "taken": picked},
+            **{f"target_{self.kind}": select(self.target, targets), f"draft_{self.kind}": select(self.draft, drafts)})
+
+    def __repr__(self):
+        lengths = f"{min(self._draft_len, default=0)}..{self.max_draft}" if len(set(self._draft_len)) > 1 else self.max_draft
+        acceptance = "unknown" if self.acceptance is None else f"{self.acceptance:.3f}"
+        return (f"Problem(batch={self.batch}, draft_len={lengths}, vocab={self.vocab}, {self.kind} {str(self.dtype)[6:]}"
+                f"{', one-hot drafts' if self.draft is None else ''}, acceptance={acceptance}, {self.device})")
+
+
+def from_torch(target, draft_tokens, draft=None, *, kind="probs", draft_start=None, temperature=None, seeds=None, positions=None):
+    """A Problem around tensors you already have; the rows are not copied.
+
+    Rectangular: target [B, K+1, V], draft_tokens [B, K], draft [B, K, V] or None. Ragged: the flat shapes of Problem,
+    with draft_start [B+1]. kind: "probs" or "logits". temperature: [B] or a number (logits). Ids may be int64.
+    seeds default to 0..B-1 and positions to 0: the same random numbers at every call, so a decoding loop passes positions.
+    """
+    if kind not in ("probs", "logits"):
+        raise ValueError(f"kind: got {kind!r}, accepted: 'probs', 'logits'")
+    if draft_start is None:
+        if target.dim() != 3 or draft_tokens.dim() != 2 or (draft is not None and draft.dim() != 3):
+            raise ValueError(f"target: got shape {tuple(target.shape)} with draft_tokens {tuple(draft_tokens.shape)}, "
+                             "accepted: [B, K+1, V] with [B, K] and draft [B, K, V] or None, or flat rows with draft_start")
+        batch, draft_len = draft_tokens.shape
+        for name, rows, count in (("target", target, draft_len + 1), ("draft", draft, draft_len)):
+            if rows is not None and tuple(rows.shape[:2]) != (batch, count):
+                raise ValueError(f"{name}: got shape {tuple(rows.shape)}, accepted: [{batch}, {count}, V] "
+                                 f"(draft_tokens is [{batch}, {draft_len}])")
+        draft_start = [draft_len * b for b in range(batch + 1)]
+        target, draft, draft_tokens = _flatten("target", target), _flatten("draft", draft), draft_tokens.reshape(-1)
+    device, batch = target.device, len(draft_start) - 1
+    put = lambda value, dtype: torch.as_tensor(value, dtype=dtype, device=device)
+    if temperature is not None:
+        temperature = put(temperature, torch.float32).expand(batch).contiguous()
+    if seeds is None or not isinstance(seeds, torch.Tensor):
+        seeds = put([s % 2**64 for s in (range(batch) if seeds is None else seeds)], torch.uint64)
+    return Problem(
+        draft_start=put(draft_start, torch.int32), seeds=seeds,
+        draft_tokens=draft_tokens.clamp(-1, target.shape[-1]).to(torch.int32),  # a wild int64 id must not wrap into range
+        positions=put([0] * batch if positions is None else positions, torch.int64),
+        temperature=temperature, **{f"target_{kind}": target, f"draft_{kind}": draft})
+
+
+def probability_rows(logits, temperature, dtype=torch.float32):
+    """softmax(logits / temperature) [rows, vocab] in `dtype`, temperature [rows]; temperature 0: one-hot at the first maximum.
+
+    A row with a NaN or +inf, or with nothing finite, becomes a row of NaN whatever the temperature.
+    """
+    out = torch.empty(logits.shape, dtype=dtype, device=logits.device)
+    for rows in row_chunks(*logits.shape):
+        x, heat = logits[rows].to(dtype), temperature[rows, None].to(dtype)
+        top = x.amax(-1, keepdim=True)
+        # The maximum is subtracted before the division: a tiny temperature cannot overflow.
+        torch.softmax((x - top) / torch.where(heat > 0, heat, 1), -1, out=out[rows])
+        greedy = (heat[:, 0] == 0).nonzero()[:, 0]
+        if len(greedy):
+            out[rows][greedy] = _one_hot(x[greedy], top[greedy])
+    return out
+
+
+def row_chunks(rows, vocab):
+    """Slices that cover `rows` rows in chunks of at most CHUNK_ELEMENTS elements (at least one row each)."""
+    step = max(1, CHUNK_ELEMENTS // max(1, vocab))
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+def _one_hot(x, top):
+    ids = torch.arange(x.shape[1], device=x.device)
+    first = torch.where(x == top, ids, x.shape[1]).amin(-1, keepdim=True)  # argmax promises no order among ties
+    return torch.where(top.isfinite(), (ids == first).to(x.dtype), torch.nan)
+
+
+def _flatten(name, rows):
+    if rows is None or rows.shape[0] * rows.shape[1] == 0:
+        return rows if rows is None else rows.new_empty((0, rows.shape[2]))
+    try:
+        return rows.view(-1, rows.shape[2])
+    except RuntimeError:
+        raise ValueError(f"{name}: got strides {rows.stride()} for shape {tuple(rows.shape)}, accepted: rows evenly spaced "
+                         "(stride(0) == shape[1] * stride(1)), so that no copy is made; call .contiguous() first") from None
+
+
+def _starts(lengths, device):
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+
+
+def _validate(p):
+    if (p.target_probs is None) == (p.target_logits is None):
+        raise ValueError("target: got both or neither of target_probs and target_logits, accepted: exactly one")
+    if (p.draft_logits if p.kind == "probs" else p.draft_probs) is not None:
+        raise ValueError(f"draft: got the other kind, accepted: draft_{p.kind} with target_{p.kind}, or no draft rows (one-hot)")
+    if p.kind == "probs" and p.temperature is not None:
+        raise ValueError("temperature: got a tensor with target_probs, accepted: None (it is already in the probabilities)")
+    if isinstance(p.seeds, torch.Tensor) and p.seeds.dtype == torch.uint64:
+        object.__setattr__(p, "seeds", p.seeds.view(torch.int64))
+    if p.draft_start.dim() != 1 or p.draft_start.shape[0] < 1:
+        raise ValueError(f"draft_start: got shape {tuple(p.draft_start.shape)}, accepted: [batch + 1]")
+    if p.kind == "logits" and p.temperature is None:
+        object.__setattr__(p, "temperature", torch.ones(p.batch, device=p.device))
+    for name, dtype, count in (("draft_start", torch.int32, p.batch + 1), ("draft_tokens", torch.int32, p.num_draft),
+                               ("seeds", torch.int64, p.batch), ("positions", torch.int64, p.batch),
+                               ("temperature", torch.float32, p.batch)):
+        if (tensor := getattr(p, name)) is not None:
+            _check_tensor(p, name, tensor, (dtype,), (count,))
+    starts = p.draft_start.tolist()
+    lengths = [after - before for before, after in pairwise(starts)]
+    if starts[0] != 0 or starts[-1] != p.num_draft or min(lengths, default=0) < 0:
+        raise ValueError(f"draft_start: got {starts[:8]}... for {p.num_draft} draft_tokens, "
+                         "accepted: from 0 to num_draft, never decreasing")
+    if max(lengths, default=0) > MAX_DRAFT:
+        raise ValueError(f"draft_start: got a request with {max(lengths)} draft tokens, accepted: at most {MAX_DRAFT}")
+    if p.temperature is not None and not bool(((p.temperature >= 0) & p.temperature.isfinite()).all()):
+        raise ValueError(f"temperature: got {p.temperature.tolist()[:8]}, accepted: finite values >= 0 (0 = greedy)")
+    _check_tensor(p, f"target_{p.kind}", p.target, ROW_DTYPES, (p.num_draft + p.batch, None))
+    if p.draft is not None:
+        _check_tensor(p, f"draft_{p.kind}", p.draft, (p.dtype,), (p.num_draft, p.vocab))
+    object.__setattr__(p, "_draft_len", lengths)
+    object.__setattr__(p, "_max_draft", max(lengths, default=0))
+
+
+def _check_tensor(p, name, tensor, dtypes, shape):
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in dtypes:
+        raise TypeError(f"{name}: got {getattr(tensor, 'dtype', type(tensor).__name__)}, "
+                        f"accepted: a tensor of {', '.join(map(str, dtypes))}")
+    if tensor.device != p.device:
+        raise ValueError(f"{name}: got device {tensor.device}, accepted: {p.device}, where the target rows are")
+    if tensor.dim() != len(shape) or any(want is not None and got != want for got, want in zip(tensor.shape, shape)):
+        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, accepted: {list(shape)} (None = any)".replace("None]", "vocab]"))
+    if tensor.dim() == 2 and not 1 <= tensor.shape[1] < 2**31:
+        raise ValueError(f"{name}: got vocab {tensor.shape[1]}, accepted: 1 to 2**31 - 1")
+    if tensor.dim() == 2 and not _rows_are_dense(tensor):
+        raise ValueError(f"{name}: got strides {tensor.stride()}, accepted: stride(1) == 1 and stride(0) >= vocab")
+    if tensor.dim() == 1 and not tensor.is_contiguous():
+        raise ValueError(f"{name}: got stride {tensor.stride(0)}, accepted: a contiguous tensor")
+
+
+def _rows_are_dense(rows):
+    (count, vocab), (row_stride, stride) = rows.shape, rows.stride()
+    return count == 0 or (stride == 1 or vocab == 1) and (row_stride >= vocab or count == 1)
+
+
+def __getattr__(name):  # make_problem lives in synthetic.py, which imports this module
+    if name == "make_problem":
+        return importlib.import_module(".synthetic", __package__).make_problem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,222 @@
+"""The rule, in float64 NumPy: what every sampler is compared with. Written to be read, one request at a time.
+
+Speculative decoding, Leviathan et al. (arXiv 2211.17192, Algorithm 1; proof in Appendix A.1) and Chen et al.
+(arXiv 2302.01318). With target probability p(t) and draft probability q(t) of a drafted token t:
+
+  1. accept t if U * q(t) < p(t): with probability min(1, p(t) / q(t)). Stop at the first rejection.
+  2. after a rejection, draw the recovered token from the residual max(p - q, 0) of that row;
+     after a clean sweep, draw the bonus token from the last target row.
+
+If t was drawn from q, the token emitted has law p: min(p, q) + (1 - sum min(p, q)) * residual / sum(residual) = p.
+
+Choices the papers leave open, and this toolkit makes:
+  - the test is strict and has no division: p(t) = 0 never passes, p(t) = q(t) always does, NaN never does;
+  - a weight counts if it is positive, finite and a normal float32 (GPU code flushes subnormals to zero);
+  - one-hot drafts have q(t) = 1 for the drafted token; a drafted id outside [0, vocab) is rejected;
+  - no residual mass: draw from the same target row, and say so in the status; no mass there either: token -1;
+  - logits: softmax(logits / temperature) in float64; temperature 0: all the mass on the first maximum.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from . import philox
+from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Outputs, probability_rows
+
+DRAWS = ("cdf", "race")
+SMALLEST_NORMAL = 2.0**-126
+
+
+class Decision(NamedTuple):
+    """One accept test: u * draft < target, target and draft being the probabilities of the drafted token."""
+    u: float
+    target: float  # 0 for an id outside the vocabulary
+    draft: float
+    accepted: bool
+
+
+def reference(problem, draw="cdf") -> Outputs:
+    """Outputs (CPU tensors) of the rule on a Problem on any device; draw "cdf" or "race", else ValueError.
+
+    Fetches the tested rows one by one, so its memory does not grow with the batch.
+    """
+    if draw not in DRAWS:
+        raise ValueError(f"draw: got {draw!r}, accepted: {DRAWS}")
+    out_tokens = np.full((problem.batch, problem.max_draft + 1), -1, dtype=np.int32)
+    num_accepted, status = np.zeros(problem.batch, dtype=np.int32), np.zeros(problem.batch, dtype=np.int32)
+    for b in range(problem.batch):
+        drafted = draft_tokens(problem, b)
+        decisions = decide(problem, b)
+        a = sum(decision.accepted for decision in decisions)
+        weights, zero_residual, nonfinite = row_weights(problem, b, a)
+        token = draw_token(problem, b, a, weights, draw)
+        out_tokens[b, :a], out_tokens[b, a] = drafted[:a], token
+        num_accepted[b] = a
+        nonfinite |= any(not np.isfinite([d.target, d.draft]).all() for d in decisions)
+        bad = any(not 0 <= t < problem.vocab for t in drafted[: len(decisions)])
+        status[b] = ZERO_RESIDUAL * zero_residual | NONFINITE * nonfinite | BAD_TOKEN * bad | NO_MASS * (token < 0)
+    return Outputs(*map(torch.from_numpy, (out_tokens, num_accepted, status)))
+
+
+def decide(problem, b) -> list[Decision]:
+    """The accept tests of request b, up to and including the first rejection."""
+    decisions = []
+    seed, position = int(problem.seeds[b]), int(problem.positions[b])
+    for i, token in enumerate(draft_tokens(problem, b)):
+        u = philox.uniform23(philox.random_words(seed, position, philox.ACCEPT, i)[0])
+        target, draft = _probability(problem, b, i, token)
+        decisions.append(Decision(u, target, draft, accepts(u, target, draft)))
+        if not decisions[-1].accepted:
+            break
+    return decisions
+
+
+def row_weights(problem, b, a):
+    """What request b draws its last token from, after a accepted drafts: (weights float64 [vocab], zero_residual, nonfinite)."""
+    target = target_row(problem, b, a)
+    bonus = a == problem.draft_len[b]
+    draft = None if bonus else draft_row(problem, b, a)
+    nonfinite = not np.isfinite(target).all() or (draft is not None and not np.isfinite(draft).all())
+    weights = usable(target) if bonus else residual(target, draft)
+    if bonus or weights.any():
+        return weights, False, bool(nonfinite)
+    return usable(target), True, bool(nonfinite)
+
+
+def draw_token(problem, b, a, weights, draw) -> int:
+    """The token that request b draws from `weights` after a accepted drafts, with its own random numbers; -1 if no mass."""
+    if not weights.any():
+        return -1
+    seed, position = int(problem.seeds[b]), int(problem.positions[b])
+    if draw == "race":
+        ids = np.flatnonzero(weights)  # the others cannot win
+        return int(ids[race_draw(weights[ids], philox.race_noise(seed, position, ids))])
+    return cdf_draw(weights, philox.uniform52(*philox.random_words(seed, position, philox.RECOVER, a)[:2]))
+
+
+def accepts(u, target, draft) -> bool:
+    """The accept test. Exact for stored probabilities: a 23-bit u times a 24-bit draft fits a double."""
+    return bool(usable(target) > 0 and u * draft < target)
+
+
+def residual(target, draft):
+    """max(target - draft, 0) per token; for stored rows the difference is the float32 one that a kernel sees."""
+    with np.errstate(invalid="ignore"):
+        return usable((target - draft).astype(np.float64))
+
+
+def usable(x):
+    """x where it is a weight, 0 where it is not: NaN, infinite, negative or below the normal float32 numbers."""
+    x = np.asarray(x, dtype=np.float64)
+    return np.where((x >= SMALLEST_NORMAL) & (x < np.inf), x, 0.0)
+
+
+def cdf_draw(weights, u) -> int:
+    """The smallest id whose cumulative weight exceeds u * total; if rounding finds none, the last id with weight."""
+    cumulative = np.cumsum(weights)
+    token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    return token if token < len(weights) else int(np.flatnonzero(weights)[-1])
+
+
+def race_draw(weights, noise) -> int:
+    """argmax of weight / noise; ties go to the lowest id (as NumPy's argmax)."""
+    return int(np.argmax(weights / noise))
+
+
+def draft_tokens(problem, b) -> list[int]:
+    """The drafted ids of request b."""
+    return problem.draft_tokens[_draft_rows(problem, b)].tolist()
+
+
+def target_row(problem, b, i):
+    """Target row i (0..K_b) of request b, [vocab]: float32 as stored, or the float64 softmax of logits."""
+    return _row(problem, b, problem.target[_draft_rows(problem, b).start + b + i])
+
+
+def draft_row(problem, b, i):
+    """Draft row i (0..K_b-1) of request b, likewise; one-hot at the drafted token if the problem has no draft rows."""
+    at = _draft_rows(problem, b).start + i
+    if problem.draft is not None:
+        return _row(problem, b, problem.draft[at])
+    return (np.arange(problem.vocab) == int(problem.draft_tokens[at])).astype(np.float32)
+
+
+def output_law(target_rows, draft_rows=None, draft_tokens=None) -> dict:
+    """The exact law {emitted tokens (tuple): probability} of one request, by enumeration: for small vocabularies.
+
+    target_rows [K+1, V]; draft_rows [K, V] or None (one-hot, which needs draft_tokens). draft_tokens [K]: the law given
+    those drafts; None: drafts drawn from draft_rows (each normalised). Probabilities sum to 1.
+    """
+    target_rows = np.asarray(target_rows, dtype=np.float64)
+    count, vocab = len(target_rows) - 1, target_rows.shape[1]
+    if draft_rows is None and draft_tokens is None and count:
+        raise ValueError("draft_tokens: got None without draft_rows, accepted: the drafted ids (one-hot drafts have no law of their own)")
+    law = {}
+    prefixes = {(): 1.0}
+    for i in range(count):
+        target, longer = target_rows[i], {}
+        for prefix, mass in prefixes.items():
+            for token, chance in _proposals(i, draft_rows, draft_tokens):
+                draft = np.asarray(draft_rows[i], dtype=np.float64) if draft_rows is not None else 1.0 * (np.arange(vocab) == token)
+                keep = _accept_chance(target, draft, token)
+                _add(longer, prefix + (token,), mass * chance * keep)
+                for recovered, share in _draw_law(residual(target, draft), usable(target)):
+                    _add(law, prefix + (recovered,), mass * chance * (1 - keep) * share)
+        prefixes = longer
+    for prefix, mass in prefixes.items():
+        for token, share in _draw_law(usable(target_rows[count])):
+            _add(law, prefix + (token,), mass * share)
+    return law
+
+
+def _proposals(i, draft_rows, draft_tokens):
+    if draft_tokens is not None:
+        return [(int(draft_tokens[i]), 1.0)]
+    row = usable(draft_rows[i])
+    return [(token, mass) for token, mass in enumerate(row / row.sum()) if mass > 0]
+
+
+def _accept_chance(target, draft, token):
+    """P(u * q < p) for a continuous u."""
+    if not 0 <= token < len(target) or usable(target[token]) == 0 or np.isnan(draft[token]):
+        return 0.0
+    return 1.0 if draft[token] <= target[token] else float(target[token] / draft[token])
+
+
+def _draw_law(*choices):
+    """[(token, probability)] of a draw from the first of the weight rows that has mass; token -1 if none has."""
+    for weights in choices:
+        if weights.any():
+            return list(enumerate(weights / weights.sum()))
+    return [(-1, 1.0)]
+
+
+def _add(law, key, mass):
+    if mass > 0:
+        law[key] = law.get(key, 0.0) + mass
+
+
+def _draft_rows(problem, b):
+    start, stop = problem.draft_start[b : b + 2].tolist()
+    return slice(start, stop)
+
+
+def _row(problem, b, stored):
+    if problem.kind == "probs":
+        return stored.float().cpu().numpy()
+    return probability_rows(stored[None].cpu(), problem.temperature[b : b + 1].cpu(), torch.float64)[0].numpy()
+
+
+def _probability(problem, b, i, token):
+    """Target and draft probability of drafted token i; one element is fetched from stored rows, a row from logits."""
+    if not 0 <= token < problem.vocab:
+        return 0.0, 1.0 if problem.draft is None else 0.0
+    if problem.kind == "logits":
+        return float(target_row(problem, b, i)[token]), float(draft_row(problem, b, i)[token])
+    at = _draft_rows(problem, b).start + i
+    draft = 1.0 if problem.draft is None else float(problem.draft[at, token])
+    return float(problem.target[at + b, token]), draft
