@@ -277,6 +277,7 @@ class _Replayed:
 
     def __init__(self, sampler, replay, outputs):
         self._sampler, self._replay, self.outputs = sampler, replay, outputs
+        self.unwrapped = sampler         # for the law of a peer, which needs other problems than the captured one
 
     def __getattr__(self, name):
         return getattr(self._sampler, name)

@@ -10,7 +10,9 @@ a relative ulps * 2^-24 of the best. An id of weight zero is never explained. Lo
 float64, so each probability x may besides be off by 2^-22 (|log x| + log vocab + 8) x, the error of a float32 softmax.
 
 `law_check` (law.py) needs no reference tokens: it compares how often each output occurs with the exact distribution.
+A sampler with a generator of its own (`own_generator`: the peers) is checked so, and for its structure (structure.py).
 """
+import contextlib
 import html
 import math
 from dataclasses import asdict, dataclass, field
@@ -23,6 +25,7 @@ from .law import LawResult, law_check  # noqa: F401  (found here as well: both a
 from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL
 from .reference import accepts, draft_row, reference, residual, row_weights, target_row, usable
 from .reference import draft_tokens as drafted_ids
+from .structure import own_law, poisoned_memory, structure
 
 SENTINEL = -1717986919  # no token, count or status has this value
 DECISION_TOLERANCE = 2.0**-22
@@ -63,6 +66,7 @@ class CheckResult:
     poison: str = "all written"
     inputs: str = "unchanged"
     status_compared: bool = True
+    law: LawResult | None = None  # given: the sampler has a generator of its own, no token was compared; exact = well formed
 
     @property
     def passed(self):
@@ -72,9 +76,11 @@ class CheckResult:
         return self.passed
 
     def __str__(self):
-        line = (f"{'PASS' if self else 'FAIL'} {self.sampler}: {self.exact} of {self.requests} requests exact, "
-                f"{len(self.explained)} explained; outputs {self.poison}; inputs {self.inputs}"
-                f"{'' if self.status_compared else '; status not reported'}")
+        what = f"exact, {len(self.explained)} explained" if self.law is None else "well formed"
+        line = (f"{'PASS' if self else 'FAIL'} {self.sampler}: {self.exact} of {self.requests} requests {what}; "
+                f"outputs {self.poison}; inputs {self.inputs}{'' if self.status_compared else '; status not reported'}")
+        if self.law is not None:
+            line += f"; law not compared token by token; structure only, and on a small problem: {self.law}"
         more = len(self.failures) - SHOWN
         return "\n  ".join([line, *map(str, self.failures[:SHOWN]), *([f"... and {more} more"] if more > 0 else [])])
 
@@ -89,7 +95,9 @@ class CheckResult:
         return {"passed": self.passed, "sampler": self.sampler, "problem": self.problem, "requests": self.requests,
                     "exact": self.exact, "explained_count": len(self.explained), "explained": plain(self.explained),
                     "failure_count": len(self.failures), "failures": plain(self.failures), "poison": self.poison,
-                    "inputs": self.inputs, "status_compared": self.status_compared}
+                    "inputs": self.inputs, "status_compared": self.status_compared,
+                    "compared": "tokens" if self.law is None else "structure and law",
+                    "law": None if self.law is None else self.law.to_dict()}
 
 
 def check(sampler, problem) -> CheckResult:
@@ -98,17 +106,24 @@ def check(sampler, problem) -> CheckResult:
     The outputs are filled with a sentinel before each call: every element must be written, and both calls must agree
     (a scratch buffer that is not reset shows up here). All input tensors are hashed before and after, their whole
     storage included, so a write into the padding of a row is seen. Errors of the sampler itself are raised.
+
+    A sampler with `own_generator` cannot be compared so: its outputs must be ones that the rule can produce, and follow
+    the exact law on a small problem with as many drafts (structure.py; `CheckResult.law`). Its calls may differ.
     """
     before = {name: fingerprint(tensor) for name, tensor in input_tensors(problem).items()}
     got, poison, failures = _run_poisoned(sampler, problem)
     changed = [name for name, tensor in input_tensors(problem).items() if fingerprint(tensor) != before[name]]
     failures += [f"inputs changed: {name}" for name in changed]
-    exact, explained = 0, []
-    if got is not None:
+    exact, explained, law = 0, [], None
+    if getattr(sampler, "own_generator", False):
+        wrong = [] if got is None else structure(problem, got)
+        exact, law = problem.batch - len(wrong) if got is not None else 0, own_law(sampler, problem)
+        failures = wrong + failures + ([] if law else ["law: " + str(law)])
+    elif got is not None:
         exact, explained, wrong = _compare(sampler, problem, got)
         failures = wrong + failures
     return CheckResult(sampler.name, repr(problem), problem.batch, exact, explained, failures, poison,
-                       f"CHANGED ({', '.join(changed)})" if changed else "unchanged", bool(sampler.reports_status))
+                       f"CHANGED ({', '.join(changed)})" if changed else "unchanged", bool(sampler.reports_status), law)
 
 
 # ---- running it --------------------------------------------------------------------------------------------------------
@@ -144,10 +159,12 @@ def _run_poisoned(sampler, problem):
     """(outputs of the first call as CPU arrays or None, what the poison showed, failures)."""
     call = sampler.bind(problem)
     runs, failures, poison = [], [], "all written"
+    own = getattr(sampler, "own_generator", False)  # a peer: its status is a constant, its second call may differ
     for _ in range(2):
-        for tensor in call.outputs:
+        for tensor in call.outputs[:2 if own else 3]:
             tensor.fill_(SENTINEL)
-        outputs = call()
+        with poisoned_memory() if getattr(sampler, "fresh_outputs", False) else contextlib.nullcontext():
+            outputs = call()
         if wrong := _wrong_shape(problem, call, outputs):
             return None, "not usable", [wrong]
         runs.append([tensor.cpu().numpy().copy() for tensor in outputs])
@@ -155,7 +172,7 @@ def _run_poisoned(sampler, problem):
     if any(left.values()):
         poison = "NOT all written"
         failures.append("elements left unwritten: " + ", ".join(f"{n} of {name}" for name, n in left.items() if n))
-    if not all(np.array_equal(first, second) for first, second in zip(*runs)):
+    if not own and not all(np.array_equal(first, second) for first, second in zip(*runs)):
         failures.append("a second call on the same inputs gave other outputs")
     return runs[0], poison, failures
 

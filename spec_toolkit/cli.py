@@ -29,7 +29,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: list[Callable] = [add_run]
+def add_gpu(commands) -> None:
+    """`gpu --out results`: every sampler through the exactness suite on the GPU, then timed and recorded."""
+    parser = commands.add_parser("gpu", help="check every sampler on the GPU, then time and record the experiments")
+    parser.add_argument("--out", default="results", help="folder that receives the records (default: results)")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help="names such as v1 python_loop (default: all)")
+    parser.add_argument("--experiments", nargs="+", metavar="NAME", help="names such as quick_demo (default: all)")
+    parser.add_argument("--repeats", type=int, default=200, help="samples of each time (default: 200)")
+    parser.add_argument("--level", default="thorough", choices=("few", "quick", "thorough"), help="of the exactness suite (default: thorough)")
+    parser.set_defaults(action=gpu)
+
+
+def gpu(args: argparse.Namespace) -> int:
+    from . import bench, recording
+
+    try:
+        return 0 if recording.record_all(args.out, args.samplers, args.experiments, args.repeats, args.level) else 1
+    except (bench.NeedsGPU, recording.UnknownName) as error:
+        print(f"spec-toolkit gpu: {error}", file=sys.stderr)
+        return 1 if isinstance(error, bench.NeedsGPU) else 2
+
+
+COMMANDS: list[Callable] = [add_run, add_gpu]
 
 
 def build_parser() -> argparse.ArgumentParser:

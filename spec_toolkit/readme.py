@@ -14,10 +14,11 @@ from . import plot, results
 MARKERS = re.compile(r"<!-- (?P<name>\w+):begin -->\n(?P<body>.*?)<!-- (?P=name):end -->", re.DOTALL)
 
 
-def current_hashes() -> dict[str, str]:
-    """name -> source_hash of every sampler here, for `load_records`."""
+def current_hashes() -> dict[str, str | None]:
+    """name -> source_hash of every sampler here, for `load_records`; None for a peer that is not installed: cannot be told."""
+    from .peers import PEERS, peer_hashes
     from .sampler import list_samplers, load_sampler
-    return {name: load_sampler(name).source_hash for name in list_samplers()}
+    return {name: load_sampler(name).source_hash for name in list_samplers() if name not in PEERS} | peer_hashes()
 
 
 def names(text: str) -> list[str]:
