@@ -1,0 +1,102 @@
+/*
+V2 - a warp per request, argmax by warp shuffles
+Changes   32 lanes share a request. They test 32 drafts at once: a ballot gives the first rejection. The draw is an
+          exponential race (argmax of weight / E, E exponential; the Gumbel trick without a logarithm of the weight):
+          each lane keeps the best of its own tokens, and five shuffles find the winner. No cumulative sum is needed.
+Reads     The rejected row pair (or the bonus row) once, 128 bytes at a time.
+Slow      A random number for every token of the vocabulary: ten Philox rounds for two tokens, and a logarithm for each.
+          One warp keeps too few bytes in flight to fill even a small part of the memory bus.
+--- contract ---
+grid  = "ceil_div(batch, BLOCK // 32)"
+block = "BLOCK"
+draw  = "race"
+ulps  = 8
+bytes = "(batch + rejected) * vocab * itemsize"
+tune  = { BLOCK = 32 }
+*/
+#include "common.cuh"
+
+constexpr unsigned ALL = 0xffffffffu;
+
+struct Best { float score; int token; };
+
+// Higher score wins, the lower id on a tie; a Best without a token (-1) has score 0 and never beats one.
+__device__ __forceinline__ Best better(Best a, Best b) {
+    return b.score > a.score || (b.score == a.score && (unsigned)b.token < (unsigned)a.token) ? b : a;
+}
+
+// Each lane races every 32nd pair of tokens (2i, 2i + 1): they share one Philox call.
+__device__ Best race_row(const ROW* target, const ROW* draft, int drafted, bool use_draft, int vocab,
+                         unsigned long long seed, long long position, int lane, int& status) {
+    Best best = {0.0f, -1};
+    for (int pair = lane; 2 * pair < vocab; pair += 32) {
+        float weight[2] = {0.0f, 0.0f};
+        for (int half = 0; half < 2; ++half) {
+            const int id = 2 * pair + half;
+            if (id >= vocab) break;
+            const float p = to_float(target[id]), q = use_draft ? draft_at(draft, id, drafted) : 0.0f;
+            if (!isfinite(p) || !isfinite(q)) status |= NONFINITE;
+            weight[half] = residual(p, q);
+        }
+        if (weight[0] == 0.0f && weight[1] == 0.0f) continue;
+        const uint4 words = random_words(seed, position, STREAM_RACE, pair);
+        // 2^-8 keeps the score of the smallest weight over the largest E a normal number.
+        const float first = weight[0] / (exponential(words.x, words.y) * 0x1p-8f);
+        const float second = weight[1] / (exponential(words.z, words.w) * 0x1p-8f);
+        if (first > best.score) best = {first, 2 * pair};
+        if (second > best.score) best = {second, 2 * pair + 1};
+    }
+    for (int distance = 16; distance; distance /= 2) {
+        const Best other = {__shfl_xor_sync(ALL, best.score, distance), __shfl_xor_sync(ALL, best.token, distance)};
+        best = better(best, other);
+    }
+    return best;
+}
+
+extern "C" __global__ void v2_warp_argmax(
+        const ROW* __restrict__ target_probs, const ROW* __restrict__ draft_probs,
+        const int* __restrict__ draft_tokens, const int* __restrict__ draft_start,
+        const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,
+        int batch, int vocab, int max_draft, long long target_stride, long long draft_stride,
+        int* out_tokens, int* num_accepted, int* status) {
+    const int request = (blockIdx.x * BLOCK + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (request >= batch) return;
+    const int start = draft_start[request], length = draft_start[request + 1] - start;
+    const unsigned long long seed = seeds[request];
+    const long long position = positions[request];
+
+    int accepted = length, bits = 0;
+    for (int first = 0; first < length; first += 32) {
+        const int i = first + lane;
+        int met = 0;
+        bool rejected = false;
+        if (i < length) {
+            const ROW* target = target_probs + (long long)(start + request + i) * target_stride;
+            const ROW* draft = draft_probs ? draft_probs + (long long)(start + i) * draft_stride : nullptr;
+            rejected = !test_draft(target, draft, draft_tokens[start + i], vocab, accept_uniform(seed, position, i), met);
+        }
+        const unsigned rejections = __ballot_sync(ALL, rejected);
+        const int stop = rejections ? __ffs(rejections) - 1 : 31;
+        if (lane <= stop) bits |= met;  // a test behind the first rejection has not happened
+        if (rejections) { accepted = first + stop; break; }
+    }
+
+    bool use_draft = accepted < length;  // the recovered draw; a bonus draw weighs the target row alone
+    const int drafted = use_draft ? draft_tokens[start + accepted] : -1;
+    const ROW* target = target_probs + (long long)(start + request + accepted) * target_stride;
+    const ROW* draft = use_draft && draft_probs ? draft_probs + (long long)(start + accepted) * draft_stride : nullptr;
+    Best best = race_row(target, draft, drafted, use_draft, vocab, seed, position, lane, bits);
+    if (use_draft && best.token < 0) {
+        bits |= ZERO_RESIDUAL;
+        best = race_row(target, draft, drafted, false, vocab, seed, position, lane, bits);
+    }
+    if (best.token < 0) bits |= NO_MASS;
+    for (int distance = 16; distance; distance /= 2) bits |= __shfl_xor_sync(ALL, bits, distance);
+
+    int* out = out_tokens + (long long)request * (max_draft + 1);
+    for (int i = lane; i <= max_draft; i += 32) out[i] = i < accepted ? draft_tokens[start + i] : i == accepted ? best.token : -1;
+    if (lane == 0) {
+        num_accepted[request] = accepted;
+        status[request] = bits;
+    }
+}

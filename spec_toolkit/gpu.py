@@ -1,0 +1,115 @@
+"""Compiling kernel text with CuPy (NVRTC) and launching it with little host time.
+
+`compile_module` compiles for the GPU at hand; `compile_offline` for any architecture, with no GPU, and reports registers.
+A bound launch is one driver call with prepared arguments: no array is wrapped, checked or allocated in it.
+"""
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import io
+import re
+import threading
+from pathlib import Path
+
+import torch
+
+ARCHITECTURES = (75, 80, 89, 90, 100)
+STATIC_SHARED = 48 << 10  # dynamic shared memory above this must be asked for
+_PTXAS = re.compile(r"Compiling entry function '(\w+)' for '[^']*'(.*?)(?=Compiling entry function|\Z)", re.S)
+
+
+class KernelCompileError(RuntimeError):
+    """The CUDA compiler refused a kernel; the message holds its log, with lines of the .cu file."""
+
+
+def headers(text: str, folder: Path) -> dict[str, str]:
+    """{name: text} of the quoted includes of a kernel's text that are in `folder`, and of theirs."""
+    found: dict[str, str] = {}
+    waiting = [text]
+    while waiting:
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', waiting.pop(), re.M):
+            if name not in found and (folder / name).is_file():
+                found[name] = (folder / name).read_text()
+                waiting.append(found[name])
+    return found
+
+
+def _source(text, filename, folder):
+    """The text with its own line numbers, and a mark of its headers, which CuPy's cache does not look into."""
+    mark = hashlib.sha256("".join(headers(text, folder).values()).encode()).hexdigest()[:16]
+    return f'// headers {mark}\n#line 1 "{filename}"\n{text}'
+
+
+def _options(defines, folder):
+    return (f"-I{folder}", "-lineinfo", *(f"-D{name}={value}" for name, value in defines.items()))
+
+
+def compile_module(text, filename, folder, defines, device):
+    """A CuPy RawModule compiled for the GPU of `device`. Raises KernelCompileError."""
+    import cupy
+    from cupy.cuda.compiler import CompileException
+    module = cupy.RawModule(code=_source(text, filename, folder), options=_options(defines, folder))
+    try:
+        with cupy.cuda.Device(device.index):
+            module.compile()
+    except CompileException as error:
+        raise _refused(filename, f"the GPU of {device}", str(error)) from None
+    return module
+
+
+def compile_offline(text, filename, folder, defines, arch: int) -> dict[str, dict]:
+    """{kernel: {"registers", "spill_bytes", "shared_bytes"}} compiled for sm_<arch>; needs NVRTC but no GPU."""
+    from cupy._core.core import assemble_cupy_compiler_options
+    from cupy.cuda import compiler
+    log = io.StringIO()
+    options = (*_options(defines, folder), f"-arch=sm_{arch}", "--ptxas-options=-v")
+    try:
+        compiler._NVRTCProgram(_source(text, filename, folder), filename, method="cubin").compile(assemble_cupy_compiler_options(options), log)
+    except compiler.CompileException as error:
+        raise _refused(filename, f"sm_{arch}", str(error)) from None
+    return {name: {"registers": _number(r"Used (\d+) registers", report), "shared_bytes": _number(r"(\d+) bytes smem", report),
+                   "spill_bytes": _number(r"(\d+) bytes spill stores", report) + _number(r"(\d+) bytes spill loads", report)}
+            for name, report in _PTXAS.findall(log.getvalue())}
+
+
+def _number(pattern, text):
+    match = re.search(pattern, text)
+    return int(match[1]) if match else 0
+
+
+def _refused(filename, target, log):
+    return KernelCompileError(f"{filename} does not compile for {target}:\n{log.strip()}")
+
+
+class GpuCall:
+    """Launches of one bound problem, in order, on PyTorch's current stream of `device`. Can be captured in a CUDA graph."""
+
+    def __init__(self, device, launches):
+        """launches: [(RawKernel, grid, block, shared bytes, [ctypes values])]"""
+        from cupy.cuda import driver
+        self._launch, self._index, self._prepared, self._keep = driver.launchKernel, device.index, [], []
+        for kernel, grid, block, shared, values in launches:
+            if shared > STATIC_SHARED:
+                kernel.max_dynamic_shared_size_bytes = shared
+            pointers = (ctypes.c_void_p * max(1, len(values)))(*[ctypes.addressof(value) for value in values])
+            self._keep.append((kernel, values, pointers))
+            self._prepared.append(((kernel.kernel.ptr, *grid, *block, shared), ctypes.addressof(pointers)))
+        self._stream = getattr(torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream)
+        self._current = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+        self._thread = threading.get_ident()
+
+    def __call__(self):
+        if self._current() != self._index or threading.get_ident() != self._thread:
+            return self._elsewhere()
+        stream = self._stream(self._index)
+        for shape, pointers in self._prepared:
+            self._launch(*shape, stream, pointers, 0)
+
+    def _elsewhere(self):
+        """From another device, or from a thread that may have no CUDA context yet."""
+        import cupy
+        with torch.cuda.device(self._index), cupy.cuda.Device(self._index):
+            cupy.cuda.runtime.free(0)  # makes the context current
+            for shape, pointers in self._prepared:
+                self._launch(*shape, self._stream(self._index), pointers, 0)
