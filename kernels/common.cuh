@@ -60,16 +60,24 @@ __device__ __forceinline__ double recover_uniform(unsigned long long seed, long 
     return uniform52(words.x, words.y);
 }
 
-// ---- reading a row --------------------------------------------------------------------------------------------------
-// Draft probability of `id`: from the row, or one-hot at the drafted token where there is no row; 0 in the bonus row.
-__device__ __forceinline__ float draft_at(const ROW* draft, int id, int drafted) {
-    return draft ? to_float(draft[id]) : (id == drafted ? 1.0f : 0.0f);
+// ---- the row of a draw ------------------------------------------------------------------------------------------------
+// What a token is drawn from. The draft probability of an id is read from `draft`; without a row it is one-hot at `drafted`;
+// with draft = nullptr and drafted = -1 it is 0: the bonus row, or a row whose residual has no mass.
+struct Row { const ROW* target; const ROW* draft; int drafted; };
+
+__device__ __forceinline__ float draft_at(const Row& row, int id) {
+    return row.draft ? to_float(row.draft[id]) : (id == row.drafted ? 1.0f : 0.0f);
 }
 
+__device__ __forceinline__ Row without_draft(const Row& row) { return {row.target, nullptr, -1}; }
+
+// One request: its seed, its first row and its drafts.
+struct Request { int start, length; unsigned long long seed; long long position; };
+
 // The accept test of one drafted token; adds to `status` what it met.
-__device__ __forceinline__ bool test_draft(const ROW* target, const ROW* draft, int drafted, int vocab, float u, int& status) {
-    if (drafted < 0 || drafted >= vocab) { status |= BAD_TOKEN; return false; }
-    const float p = to_float(target[drafted]), q = draft_at(draft, drafted, drafted);
+__device__ __forceinline__ bool test_draft(const Row& row, int vocab, float u, int& status) {
+    if (row.drafted < 0 || row.drafted >= vocab) { status |= BAD_TOKEN; return false; }
+    const float p = to_float(row.target[row.drafted]), q = draft_at(row, row.drafted);
     if (!isfinite(p) || !isfinite(q)) status |= NONFINITE;
     return accepts(u, p, q);
 }

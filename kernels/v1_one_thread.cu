@@ -17,17 +17,15 @@ tune  = { BLOCK = 32 }
 
 struct Draw { double total; int token; int status; };
 
-// The row of the draw, and what it weighs: ids in order, stopping at the first whose cumulative weight exceeds `limit`.
-__device__ Draw scan_row(const ROW* target, const ROW* draft, int drafted, bool use_draft, int vocab, double limit) {
+// Ids in order, up to the first whose cumulative weight exceeds `limit`; if none does, the last id with weight.
+__device__ Draw scan_row(const Row& row, int vocab, double limit) {
     Draw out = {0.0, -1, 0};
-    for (int id = 0; id < vocab; ++id) {
-        const float p = to_float(target[id]), q = use_draft ? draft_at(draft, id, drafted) : 0.0f;
-        const float weight = residual(p, q);
+    for (int id = 0; id < vocab && out.total <= limit; ++id) {
+        const float p = to_float(row.target[id]), q = draft_at(row, id), weight = residual(p, q);
         if (!isfinite(p) || !isfinite(q)) out.status |= NONFINITE;
         if (weight == 0.0f) continue;
         out.total += weight;
-        out.token = id;  // the last id with weight, if rounding finds no crossing
-        if (out.total > limit) break;
+        out.token = id;
     }
     return out;
 }
@@ -46,25 +44,25 @@ extern "C" __global__ void v1_one_thread(
     int* out = out_tokens + (long long)request * (max_draft + 1);
 
     int accepted = 0, bits = 0;
-    const ROW *target = target_probs + (long long)(start + request) * target_stride, *draft = nullptr;
-    for (; accepted < length; ++accepted, target += target_stride) {
-        if (draft_probs) draft = draft_probs + (long long)(start + accepted) * draft_stride;
-        const int drafted = draft_tokens[start + accepted];
-        if (!test_draft(target, draft, drafted, vocab, accept_uniform(seed, position, accepted), bits)) break;
-        out[accepted] = drafted;
+    Row row;
+    for (;; ++accepted) {
+        const int i = start + accepted;
+        row = {target_probs + (long long)(i + request) * target_stride, nullptr, -1};
+        if (accepted == length) break;  // every draft accepted: the bonus row
+        row.drafted = draft_tokens[i];
+        if (draft_probs) row.draft = draft_probs + (long long)i * draft_stride;
+        if (!test_draft(row, vocab, accept_uniform(seed, position, accepted), bits)) break;
+        out[accepted] = row.drafted;
     }
 
-    bool use_draft = accepted < length;  // the recovered draw; a bonus draw weighs the target row alone
-    const int drafted = use_draft ? draft_tokens[start + accepted] : -1;
-    Draw whole = scan_row(target, draft, drafted, use_draft, vocab, CUDART_INF);
+    Draw whole = scan_row(row, vocab, CUDART_INF);
     bits |= whole.status;
-    if (use_draft && whole.total == 0.0) {
+    if (whole.token < 0 && accepted < length) {
         bits |= ZERO_RESIDUAL;
-        use_draft = false;
-        whole = scan_row(target, draft, drafted, false, vocab, CUDART_INF);
+        row = without_draft(row);
+        whole = scan_row(row, vocab, CUDART_INF);
     }
-    const double limit = recover_uniform(seed, position, accepted) * whole.total;
-    const Draw drawn = scan_row(target, draft, drafted, use_draft, vocab, limit);
+    const Draw drawn = scan_row(row, vocab, recover_uniform(seed, position, accepted) * whole.total);
     if (drawn.token < 0) bits |= NO_MASS;
 
     out[accepted] = drawn.token;

@@ -14,9 +14,7 @@ ulps  = 8
 bytes = "(batch + rejected) * vocab * itemsize"
 tune  = { BLOCK = 32 }
 */
-#include "common.cuh"
-
-constexpr unsigned ALL = 0xffffffffu;
+#include "warp.cuh"
 
 struct Best { float score; int token; };
 
@@ -26,15 +24,14 @@ __device__ __forceinline__ Best better(Best a, Best b) {
 }
 
 // Each lane races every 32nd pair of tokens (2i, 2i + 1): they share one Philox call.
-__device__ Best race_row(const ROW* target, const ROW* draft, int drafted, bool use_draft, int vocab,
-                         unsigned long long seed, long long position, int lane, int& status) {
+__device__ Best race_row(const Row& row, int vocab, unsigned long long seed, long long position, int lane, int& status) {
     Best best = {0.0f, -1};
     for (int pair = lane; 2 * pair < vocab; pair += 32) {
         float weight[2] = {0.0f, 0.0f};
         for (int half = 0; half < 2; ++half) {
             const int id = 2 * pair + half;
             if (id >= vocab) break;
-            const float p = to_float(target[id]), q = use_draft ? draft_at(draft, id, drafted) : 0.0f;
+            const float p = to_float(row.target[id]), q = draft_at(row, id);
             if (!isfinite(p) || !isfinite(q)) status |= NONFINITE;
             weight[half] = residual(p, q);
         }
@@ -46,10 +43,8 @@ __device__ Best race_row(const ROW* target, const ROW* draft, int drafted, bool 
         if (first > best.score) best = {first, 2 * pair};
         if (second > best.score) best = {second, 2 * pair + 1};
     }
-    for (int distance = 16; distance; distance /= 2) {
-        const Best other = {__shfl_xor_sync(ALL, best.score, distance), __shfl_xor_sync(ALL, best.token, distance)};
-        best = better(best, other);
-    }
+    for (int distance = 16; distance; distance /= 2)
+        best = better(best, {__shfl_xor_sync(ALL, best.score, distance), __shfl_xor_sync(ALL, best.token, distance)});
     return best;
 }
 
@@ -59,44 +54,28 @@ extern "C" __global__ void v2_warp_argmax(
         const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,
         int batch, int vocab, int max_draft, long long target_stride, long long draft_stride,
         int* out_tokens, int* num_accepted, int* status) {
-    const int request = (blockIdx.x * BLOCK + threadIdx.x) / 32, lane = threadIdx.x % 32;
-    if (request >= batch) return;
-    const int start = draft_start[request], length = draft_start[request + 1] - start;
-    const unsigned long long seed = seeds[request];
-    const long long position = positions[request];
+    const int b = (blockIdx.x * BLOCK + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (b >= batch) return;
+    const int start = draft_start[b];
+    const Request request = {start, draft_start[b + 1] - start, seeds[b], positions[b]};
+    const ROW* target = target_probs + (long long)(start + b) * target_stride;
+    const ROW* draft = draft_probs ? draft_probs + (long long)start * draft_stride : nullptr;
+    const int* tokens = draft_tokens + start;
 
-    int accepted = length, bits = 0;
-    for (int first = 0; first < length; first += 32) {
-        const int i = first + lane;
-        int met = 0;
-        bool rejected = false;
-        if (i < length) {
-            const ROW* target = target_probs + (long long)(start + request + i) * target_stride;
-            const ROW* draft = draft_probs ? draft_probs + (long long)(start + i) * draft_stride : nullptr;
-            rejected = !test_draft(target, draft, draft_tokens[start + i], vocab, accept_uniform(seed, position, i), met);
-        }
-        const unsigned rejections = __ballot_sync(ALL, rejected);
-        const int stop = rejections ? __ffs(rejections) - 1 : 31;
-        if (lane <= stop) bits |= met;  // a test behind the first rejection has not happened
-        if (rejections) { accepted = first + stop; break; }
-    }
-
-    bool use_draft = accepted < length;  // the recovered draw; a bonus draw weighs the target row alone
-    const int drafted = use_draft ? draft_tokens[start + accepted] : -1;
-    const ROW* target = target_probs + (long long)(start + request + accepted) * target_stride;
-    const ROW* draft = use_draft && draft_probs ? draft_probs + (long long)(start + accepted) * draft_stride : nullptr;
-    Best best = race_row(target, draft, drafted, use_draft, vocab, seed, position, lane, bits);
-    if (use_draft && best.token < 0) {
+    int bits = 0;
+    const int accepted = count_accepted(request, target, draft, tokens, target_stride, draft_stride, vocab, lane, bits);
+    Row row = row_of_draw(request, target, draft, tokens, target_stride, draft_stride, accepted);
+    Best best = race_row(row, vocab, request.seed, request.position, lane, bits);
+    if (best.token < 0 && accepted < request.length) {
         bits |= ZERO_RESIDUAL;
-        best = race_row(target, draft, drafted, false, vocab, seed, position, lane, bits);
+        best = race_row(without_draft(row), vocab, request.seed, request.position, lane, bits);
     }
     if (best.token < 0) bits |= NO_MASS;
-    for (int distance = 16; distance; distance /= 2) bits |= __shfl_xor_sync(ALL, bits, distance);
+    bits = or_over_warp(bits);
 
-    int* out = out_tokens + (long long)request * (max_draft + 1);
-    for (int i = lane; i <= max_draft; i += 32) out[i] = i < accepted ? draft_tokens[start + i] : i == accepted ? best.token : -1;
+    write_tokens(out_tokens + (long long)b * (max_draft + 1), tokens, accepted, best.token, max_draft, lane, 32);
     if (lane == 0) {
-        num_accepted[request] = accepted;
-        status[request] = bits;
+        num_accepted[b] = accepted;
+        status[b] = bits;
     }
 }
