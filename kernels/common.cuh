@@ -26,7 +26,7 @@ enum { STREAM_DRAFT, STREAM_ACCEPT, STREAM_RECOVER, STREAM_RACE, STREAM_SYNTHETI
 __device__ __forceinline__ uint4 random_words(unsigned long long seed, long long position, unsigned stream, unsigned index) {
     uint4 c = make_uint4(index, stream, (unsigned)position, (unsigned)((unsigned long long)position >> 32));
     unsigned k0 = (unsigned)seed, k1 = (unsigned)(seed >> 32);
-    #pragma unroll
+    #pragma unroll 1  // unrolled, its code takes longer to fetch than the loop takes to run
     for (int turn = 0; turn < 10; ++turn) {
         const unsigned long long a = (unsigned long long)0xD2511F53u * c.x, b = (unsigned long long)0xCD9E8D57u * c.z;
         c = make_uint4((unsigned)(b >> 32) ^ c.y ^ k0, (unsigned)b, (unsigned)(a >> 32) ^ c.w ^ k1, (unsigned)a);

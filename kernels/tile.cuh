@@ -46,90 +46,74 @@ __device__ __forceinline__ float sum_piece(const uint4& target, const uint4& dra
     return weight[0];
 }
 
-// Sum of a tile's weights over the warp, the same in all lanes; ten roundings deep. Sets NONFINITE in `status`.
-// All loads of a lane are issued before the first is used. A row that is not aligned to 16 bytes, and the end of a row, is
-// read element by element: more instructions, but the same lines of memory, and the same sum.
-__device__ __forceinline__ float sum_tile(const Row& row, int tile, int vocab, int lane, int& status) {
-    const int first = tile * TILE + lane * VEC;
-    const bool whole = (tile + 1) * TILE <= vocab && is_aligned(row.target) && is_aligned(row.draft);
+// Sum of the weights of PIECES pieces of a row, `step` ids apart; five roundings deep. All loads are issued before the first is
+// used. A row that is not aligned to 16 bytes, and the end of a row, is read element by element: more instructions, but the
+// same lines of memory, and the same sum.
+__device__ __forceinline__ float sum_pieces(const Row& row, int first, int step, int vocab, bool& finite) {
     float sum = 0.0f;
-    bool finite = true;
-    if (whole) {
+    if (is_aligned(row.target) && is_aligned(row.draft) && first + (PIECES - 1) * step + VEC <= vocab) {
         uint4 target[PIECES], draft[PIECES];
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) target[i] = *reinterpret_cast<const uint4*>(row.target + first + i * STEP);
+        for (int i = 0; i < PIECES; ++i) target[i] = *reinterpret_cast<const uint4*>(row.target + first + i * step);
         if (row.draft) {
             #pragma unroll
-            for (int i = 0; i < PIECES; ++i) draft[i] = *reinterpret_cast<const uint4*>(row.draft + first + i * STEP);
+            for (int i = 0; i < PIECES; ++i) draft[i] = *reinterpret_cast<const uint4*>(row.draft + first + i * step);
         }
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) sum += sum_piece(target[i], draft[i], row, first + i * STEP, finite);
+        for (int i = 0; i < PIECES; ++i) sum += sum_piece(target[i], draft[i], row, first + i * step, finite);
     } else {
         #pragma unroll 1
         for (int i = 0; i < PIECES; ++i) {
-            const uint4 target = load_elements(row.target, first + i * STEP, vocab);
-            const uint4 draft = row.draft ? load_elements(row.draft, first + i * STEP, vocab) : target;
-            sum += sum_piece(target, draft, row, first + i * STEP, finite);
+            const uint4 target = load_elements(row.target, first + i * step, vocab);
+            const uint4 draft = row.draft ? load_elements(row.draft, first + i * step, vocab) : target;
+            sum += sum_piece(target, draft, row, first + i * step, finite);
         }
     }
-    if (!finite) status |= NONFINITE;
-    for (int distance = 16; distance; distance /= 2) sum += __shfl_xor_sync(ALL, sum, distance);
     return sum;
 }
 
-struct Found { int tile; double rest; };  // rest: what is left of the threshold inside that tile
-
-// The tile in which the cumulative sum passes u * total, by one warp; tile -1 if there is no mass. sums: shared memory.
-__device__ __forceinline__ Found find_tile(const float* sums, int tiles, double u, int lane) {
-    const int each = (tiles + 31) / 32, begin = lane * each, end = min(begin + each, tiles);
-    double own = 0.0;
-    for (int t = begin; t < end; ++t) own += sums[t];
-    const double upto = scan_warp(own, lane), limit = u * __shfl_sync(ALL, upto, 31);
-    const unsigned passed = __ballot_sync(ALL, own > 0.0 && upto > limit), mass = __ballot_sync(ALL, own > 0.0);
-    if (!mass) return {-1, 0.0};
-    const int owner = passed ? __ffs(passed) - 1 : 31 - __clz(mass);  // rounding may leave no crossing: then the last
-    Found found = {-1, 0.0};
-    double before = upto - own;
-    if (lane == owner) {
-        for (int t = begin; t < end && (found.tile < 0 || before <= limit); ++t) {
-            if (sums[t] == 0.0f) continue;
-            found = {t, limit - before};
-            before += sums[t];
-        }
-    }
-    return {__shfl_sync(ALL, found.tile, owner), __shfl_sync(ALL, found.rest, owner)};
+// Sum of a tile's weights over the warp, the same in all lanes. Sets NONFINITE in `status`.
+__device__ __forceinline__ float sum_tile(const Row& row, int tile, int vocab, int lane, int& status) {
+    bool finite = true;
+    const float sum = sum_warp(sum_pieces(row, tile * TILE + lane * VEC, STEP, vocab, finite));
+    if (!finite) status |= NONFINITE;
+    return sum;
 }
 
-// The id in the tile whose cumulative weight passes `rest`, by one warp; if rounding leaves no crossing, the last with weight.
-__device__ __forceinline__ int find_token(const Row& row, const Found& found, int vocab, int lane) {
-    const int first = found.tile * TILE + lane * VEC;
-    float weight[VEC];
-    bool finite;
-    double before = 0.0, start = 0.0;
-    int chosen = -1;  // the piece in which the sum passes
-    #pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
-        const int id = first + i * STEP;
-        const uint4 target = load_elements(row.target, id, vocab), draft = row.draft ? load_elements(row.draft, id, vocab) : target;
-        double sum = sum_piece(target, draft, row, id, finite);
-        for (int distance = 16; distance; distance /= 2) sum += __shfl_xor_sync(ALL, sum, distance);
-        if (sum > 0.0 && (chosen < 0 || before <= found.rest)) chosen = id, start = before;
-        before += sum;
-    }
-    const uint4 target = load_elements(row.target, chosen, vocab), draft = row.draft ? load_elements(row.draft, chosen, vocab) : target;
-    weigh(target, draft, row, chosen, weight, finite);
+// The id in `tile` whose cumulative weight passes `rest`, by one warp: each lane sums 64 neighbouring bytes, then the 64 bytes
+// in which the sum passes are looked at, one id per lane. If rounding leaves no crossing, the last part with weight.
+__device__ __forceinline__ int find_token(const Row& row, int tile, float rest, int vocab, int lane) {
+    constexpr int EACH = PIECES * VEC;
+    bool finite = true;
+    const float own = sum_pieces(row, tile * TILE + lane * EACH, VEC, vocab, finite);
+    const float upto = scan_warp(own, lane);
+    const int owner = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
+    rest -= __shfl_sync(ALL, upto - own, owner);
+    const int id = tile * TILE + owner * EACH + lane;
+    const float weight = lane < EACH && id < vocab ? residual(to_float(row.target[id]), draft_at(row, id)) : 0.0f;
+    const float sum = scan_warp(weight, lane);
+    return id - lane + first_or_last(__ballot_sync(ALL, weight > 0.0f && sum > rest), __ballot_sync(ALL, weight > 0.0f));
+}
+
+// The drawn id, by one warp: the tile in which the cumulative sum passes u * total, then the id in it; -1 if there is no mass.
+// sums: shared memory.
+__device__ __forceinline__ int draw_token(const Row& row, const float* sums, int tiles, double u, int vocab, int lane) {
+    const int each = (tiles + 31) / 32, begin = lane * each, end = min(begin + each, tiles);
     double own = 0.0;
-    #pragma unroll
-    for (int k = 0; k < VEC; ++k) own += weight[k];
-    const double upto = start + scan_warp(own, lane);
-    const unsigned passed = __ballot_sync(ALL, own > 0.0 && upto > found.rest), mass = __ballot_sync(ALL, own > 0.0);
-    const int owner = passed ? __ffs(passed) - 1 : 31 - __clz(mass);
-    int token = -1;
-    double sum = upto - own;
-    #pragma unroll
-    for (int k = 0; k < VEC; ++k) {
-        if (weight[k] > 0.0f && (token < 0 || sum <= found.rest)) token = chosen + k;
-        sum += weight[k];
+    #pragma unroll 1  // short code is fetched sooner: this runs once
+    for (int t = begin; t < end; ++t) own += sums[t];
+    double upto = scan_warp(own, lane);
+    const double limit = u * __shfl_sync(ALL, upto, 31);
+    const unsigned mass = __ballot_sync(ALL, own > 0.0);
+    if (!mass) return -1;
+    const int owner = first_or_last(__ballot_sync(ALL, own > 0.0 && upto > limit), mass);
+    int tile = 0;
+    float rest = -1.0f;  // of the limit, in the tile
+    upto -= own;
+    #pragma unroll 1
+    for (int t = begin; t < end; ++t) {
+        if (sums[t] > 0.0f && (rest < 0.0f || upto <= limit)) tile = t, rest = fmaxf((float)(limit - upto), 0.0f);
+        upto += sums[t];
     }
-    return __shfl_sync(ALL, token, owner);
+    return find_token(row, __shfl_sync(ALL, tile, owner), __shfl_sync(ALL, rest, owner), vocab, lane);
 }

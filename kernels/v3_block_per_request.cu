@@ -9,7 +9,7 @@ Slow      The second reading, with two barriers for every 32 KB; and one block c
 grid  = "batch"
 block = "BLOCK"
 draw  = "cdf"
-ulps  = 12
+ulps  = 24
 bytes = "(batch + rejected) * vocab * itemsize * 3 // 2"
 tune  = { BLOCK = 512 }
 */
@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v3_block_per_request(
             limit -= shared_sum[w];
         }
         if (found == base + warp) {
-            const int token = find_token(row, {found, rest}, vocab, lane);
+            const int token = find_token(row, found, (float)rest, vocab, lane);
             if (lane == 0) shared_token = token;
         }
         __syncthreads();

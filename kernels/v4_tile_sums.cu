@@ -9,7 +9,7 @@ grid   = "batch"
 block  = "BLOCK"
 shared = "4 * ceil_div(vocab * itemsize, 2048)"
 draw   = "cdf"
-ulps   = 12
+ulps   = 24
 bytes  = "(batch + rejected) * (vocab * itemsize + 2048)"
 tune   = { BLOCK = 512 }
 */
@@ -50,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v4_tile_sums(
         if (lane == 0 && bits) atomicOr(&shared_bits, bits);
         __syncthreads();
         if (warp == 0) {
-            const Found found = find_tile(sums, tiles, recover_uniform(request.seed, request.position, accepted), lane);
-            const int token = found.tile < 0 ? -1 : find_token(row, found, vocab, lane);
+            const double u = recover_uniform(request.seed, request.position, accepted);
+            const int token = draw_token(row, sums, tiles, u, vocab, lane);
             if (lane == 0) shared_token = token;
         }
         __syncthreads();

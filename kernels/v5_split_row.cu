@@ -11,7 +11,7 @@ grid    = "batch * parts"
 block   = "32 * WARPS"
 shared  = "4 * tiles"
 draw    = "cdf"
-ulps    = 12
+ulps    = 24
 bytes   = "(batch + rejected) * (vocab * itemsize + 2048)"
 tune    = { WARPS = 8, WAVES = 32 }
 values  = { tiles = "ceil_div(vocab * itemsize, 2048)", parts = "min(ceil_div(tiles, WARPS), max(1, ceil_div(sm_count * WAVES, max(batch, 1))))" }
@@ -68,8 +68,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 32 / WARPS) v5_split_ro
     const double u = recover_uniform(request.seed, request.position, accepted);
     for (int attempt = 0; attempt < 2; ++attempt) {
         if (warp == 0) {
-            const Found found = find_tile(sums, tiles, u, lane);
-            const int token = found.tile < 0 ? -1 : find_token(row, found, vocab, lane);
+            const int token = draw_token(row, sums, tiles, u, vocab, lane);
             if (lane == 0) shared_token = token;
         }
         __syncthreads();

@@ -42,11 +42,22 @@ __device__ __forceinline__ int or_over_warp(int bits) {
     return bits;
 }
 
-// Sum over this lane and those before it, in a fixed order.
-__device__ __forceinline__ double scan_warp(double x, int lane) {
+__device__ __forceinline__ float sum_warp(float x) {
+    for (int distance = 16; distance; distance /= 2) x += __shfl_xor_sync(ALL, x, distance);
+    return x;
+}
+
+// Sum over this lane and those before it, in a fixed order; float or double.
+template <typename T>
+__device__ __forceinline__ T scan_warp(T x, int lane) {
     for (int distance = 1; distance < 32; distance *= 2) {
-        const double left = __shfl_up_sync(ALL, x, distance);
+        const T left = __shfl_up_sync(ALL, x, distance);
         if (lane >= distance) x += left;
     }
     return x;
+}
+
+// The first lane that passed, or if none did the last one with mass.
+__device__ __forceinline__ int first_or_last(unsigned passed, unsigned mass) {
+    return passed ? __ffs(passed) - 1 : mass ? 31 - __clz(mass) : 0;
 }

@@ -76,8 +76,8 @@ class Call:
 
 def index_tables(problem):
     """int64 tables of a ragged batch: `request` and `offset` of each draft [num_draft], `start` and `length` of each
-    request [batch], `column` [max_draft+1]; for logits the temperature of each target and draft row (else None), and
-    `greedy`: whether one of them is 0."""
+    request [batch], `column` [max_draft+1]; for logits the temperature of each target and draft row (else None),
+    `greedy`: whether one of them is 0, and `draft_lse` [num_draft] or None."""
     device = problem.device
     start = problem.draft_start.long()
     length = start[1:] - start[:-1]
@@ -88,7 +88,8 @@ def index_tables(problem):
     target_heat = None if heat is None else heat.repeat_interleave(length + 1)
     draft_heat = None if heat is None else heat.repeat_interleave(length)
     return {"request": request, "offset": offset, "start": start[:-1].contiguous(), "length": length, "column": column,
-                "target_heat": target_heat, "draft_heat": draft_heat, "greedy": heat is not None and bool((heat == 0).any())}
+                "target_heat": target_heat, "draft_heat": draft_heat, "greedy": heat is not None and bool((heat == 0).any()),
+                "draft_lse": problem.draft_lse}
 
 
 def probabilities(target, draft, tables):
@@ -97,14 +98,20 @@ def probabilities(target, draft, tables):
     if tables["target_heat"] is None:
         return target, draft
     target = _softmax(target, tables["target_heat"], tables["greedy"])
-    return target, draft if draft is None else _softmax(draft, tables["draft_heat"], tables["greedy"])
+    return target, draft if draft is None else _softmax(draft, tables["draft_heat"], tables["greedy"], tables["draft_lse"])
 
 
-def _softmax(logits, heat, greedy):
-    """softmax(logits / heat) [rows, vocab] float32; where heat is 0, one-hot at the first maximum (NaN if not finite)."""
+def _softmax(logits, heat, greedy, lse=None):
+    """softmax(logits / heat) [rows, vocab] float32; where heat is 0, one-hot at the first maximum (NaN if not finite).
+    lse [rows]: exp(logits / heat - lse). Rounding in float32 costs it accuracy where |logits / heat| is past about 50."""
     heat, logits = heat[:, None], logits.float()
-    top = logits.amax(1, keepdim=True)
-    rows = torch.softmax((logits - top) / torch.where(heat > 0, heat, 1.0), 1)
+    divisor = torch.where(heat > 0, heat, 1.0)
+    if lse is None or greedy:
+        top = logits.amax(1, keepdim=True)
+    if lse is None:
+        rows = torch.softmax((logits - top) / divisor, 1)
+    else:
+        rows = torch.exp(logits / divisor - torch.where(lse.isfinite(), lse, torch.nan)[:, None])
     if not greedy:
         return rows
     ids = torch.arange(logits.shape[1], device=logits.device)

@@ -100,16 +100,23 @@ class CheckResult:
                     "law": None if self.law is None else self.law.to_dict()}
 
 
-def check(sampler, problem) -> CheckResult:
-    """Run `sampler` twice on `problem` through one bound call and compare with the reference.
+def check(sampler, problem, strict=False, own=None):
+    """Run `sampler` twice on `problem` through one bound call and compare with the reference; -> CheckResult.
+
+    In place of a problem, the name of a level of the suite: all of it, with laws and edges; -> Report (report.py).
 
     The outputs are filled with a sentinel before each call: every element must be written, and both calls must agree
     (a scratch buffer that is not reset shows up here). All input tensors are hashed before and after, their whole
     storage included, so a write into the padding of a row is seen. Errors of the sampler itself are raised.
+    strict: no difference is explained by rounding (for problems whose numbers leave it no room).
 
     A sampler with `own_generator` cannot be compared so: its outputs must be ones that the rule can produce, and follow
     the exact law on a small problem with as many drafts (structure.py; `CheckResult.law`). Its calls may differ.
+    own: a LawResult to take for that one (the suite has its own laws).
     """
+    if isinstance(problem, str):
+        from .report import examine
+        return examine(sampler, problem)
     before = {name: fingerprint(tensor) for name, tensor in input_tensors(problem).items()}
     got, poison, failures = _run_poisoned(sampler, problem)
     changed = [name for name, tensor in input_tensors(problem).items() if fingerprint(tensor) != before[name]]
@@ -117,10 +124,11 @@ def check(sampler, problem) -> CheckResult:
     exact, explained, law = 0, [], None
     if getattr(sampler, "own_generator", False):
         wrong = [] if got is None else structure(problem, got)
-        exact, law = problem.batch - len(wrong) if got is not None else 0, own_law(sampler, problem)
+        exact, law = problem.batch - len(wrong) if got is not None else 0, own_law(sampler, problem) if own is None else own
         failures = wrong + failures + ([] if law else ["law: " + str(law)])
     elif got is not None:
-        exact, explained, wrong = _compare(sampler, problem, got)
+        exact, explained, wrong = compare(sampler, problem, got)
+        explained, wrong = ([], wrong + explained) if strict else (explained, wrong)
         failures = wrong + failures
     return CheckResult(sampler.name, repr(problem), problem.batch, exact, explained, failures, poison,
                        f"CHANGED ({', '.join(changed)})" if changed else "unchanged", bool(sampler.reports_status), law)
@@ -190,7 +198,8 @@ def _wrong_shape(problem, call, outputs):
 
 # ---- comparing ---------------------------------------------------------------------------------------------------------
 
-def _compare(sampler, problem, got):
+def compare(sampler, problem, got):
+    """(requests equal to the reference, explained, failures) of outputs as CPU arrays."""
     expected = [tensor.numpy() for tensor in reference(problem, sampler.draw)]
     same = (got[0] == expected[0]).all(1) & (got[1] == expected[1])
     if sampler.reports_status:

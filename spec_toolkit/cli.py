@@ -32,25 +32,56 @@ def run(args: argparse.Namespace) -> int:
 def add_gpu(commands) -> None:
     """`gpu --out results`: every sampler through the exactness suite on the GPU, then timed and recorded."""
     parser = commands.add_parser("gpu", help="check every sampler on the GPU, then time and record the experiments")
-    parser.add_argument("--out", default="results", help="folder that receives the records (default: results)")
-    parser.add_argument("--samplers", nargs="+", metavar="NAME", help="names such as v1 python_loop (default: all)")
-    parser.add_argument("--experiments", nargs="+", metavar="NAME", help="names such as quick_demo (default: all)")
-    parser.add_argument("--repeats", type=int, default=200, help="samples of each time (default: 200)")
+    _add_recording(parser)
+    parser.add_argument("--experiments", nargs="+", metavar="NAME", help="names such as ladder grid (default: all)")
+    parser.add_argument("--repeats", type=int, help="samples of each time (default: the experiment's own)")
     parser.add_argument("--level", default="thorough", choices=("few", "quick", "thorough"), help="of the exactness suite (default: thorough)")
+    parser.add_argument("--resume", action="store_true", help="pass over problems that --out holds already, of these samplers as they are today")
+    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="begin no new problem after that long")
     parser.set_defaults(action=gpu)
 
 
 def gpu(args: argparse.Namespace) -> int:
-    from . import bench, recording
+    from . import recording
+
+    return _recorded(args, lambda: recording.record_all(
+        args.out, args.samplers, args.experiments, args.repeats, args.level, args.resume, args.stop_after))
+
+
+def add_crosscheck(commands) -> None:
+    """`crosscheck --out results`: the same calls by our clock and by triton.testing.do_bench, recorded."""
+    parser = commands.add_parser("crosscheck", help="time the same calls by our clock and by triton's do_bench, and record both")
+    _add_recording(parser)
+    parser.set_defaults(action=crosscheck)
+
+
+def crosscheck(args: argparse.Namespace) -> int:
+    from . import crosscheck
+
+    return _recorded(args, lambda: bool(crosscheck.record(args.out, args.samplers)))
+
+
+def _add_recording(parser) -> None:
+    parser.add_argument("--out", default="results", help="folder that receives the records (default: results)")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help="names such as v1 python_loop (default: all that are compared)")
+    parser.add_argument("--archive", metavar="FILE.tar.gz", help="pack all records of --out into this file at the end, whatever happened")
+
+
+def _recorded(args: argparse.Namespace, work: Callable[[], bool]) -> int:
+    """The exit code of work that needs a GPU, said in a line where it cannot be done; the archive in any case."""
+    from . import bench, recording, results
 
     try:
-        return 0 if recording.record_all(args.out, args.samplers, args.experiments, args.repeats, args.level) else 1
-    except (bench.NeedsGPU, recording.UnknownName) as error:
-        print(f"spec-toolkit gpu: {error}", file=sys.stderr)
-        return 1 if isinstance(error, bench.NeedsGPU) else 2
+        return 0 if work() else 1
+    except (bench.NeedsGPU, bench.UncheckedSampler, recording.UnknownName) as error:
+        print(f"spec-toolkit {args.action.__name__}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, recording.UnknownName) else 1
+    finally:
+        if args.archive:
+            print(f"{args.archive}: {results.archive(args.out, args.archive)} files", flush=True)
 
 
-COMMANDS: list[Callable] = [add_run, add_gpu]
+COMMANDS: list[Callable] = [add_run, add_gpu, add_crosscheck]
 
 
 def build_parser() -> argparse.ArgumentParser:

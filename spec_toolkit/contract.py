@@ -24,11 +24,13 @@ from dataclasses import dataclass
 from operator import add, floordiv, mod, mul, sub
 
 DRAWS, INPUTS = ("cdf", "race"), ("probs", "logits")
-KEYS = {"grid", "block", "shared", "draw", "input", "ulps", "bytes", "tune", "values", "scratch", "launch"}
+KEYS = {"grid": (str, int, list), "block": (str, int, list), "shared": (str, int), "draw": str, "input": str, "ulps": (int, float),
+        "bytes": (str, int), "tune": dict, "values": dict, "scratch": dict, "launch": list}
+LAUNCH_KEYS = {"kernel": str, **{key: KEYS[key] for key in ("grid", "block", "shared")}}
 SYMBOLS = ("batch", "vocab", "num_draft", "max_draft", "itemsize", "sm_count")
 _OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.FloorDiv: floordiv, ast.Mod: mod}
 _FUNCTIONS = {"ceil_div": lambda a, b: -(-a // b), "min": min, "max": max}
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)')
 
 
@@ -49,6 +51,7 @@ class Launch:
 @dataclass(frozen=True)
 class Contract:
     """Everything that is known of a kernel file without compiling it."""
+    filename: str
     launches: tuple
     draw: str
     input: str
@@ -63,13 +66,20 @@ class Contract:
         """symbols + the `values`, evaluated in order."""
         known = dict(symbols)
         for name, expression in self.values.items():
-            known[name] = evaluate(expression, known)
+            known[name] = self.number(expression, known)
         return known
+
+    def number(self, expression, symbols: dict) -> int:
+        """`evaluate`, with the file in its error."""
+        try:
+            return evaluate(expression, symbols)
+        except ContractError as error:
+            raise ContractError(f"{self.filename}: {error}") from None
 
 
 def parse(text: str, filename: str, tune: dict) -> Contract:
     """The Contract of a kernel's text, with `tune` over its defaults. Raises ContractError."""
-    comment = re.search(r"/\*(.*?)\*/", text, re.S)
+    comment = re.search(r"/\*(.*?)\*/", text, re.DOTALL)
     notes, mark, block = comment[1].partition("--- contract ---") if comment else ("", "", "")
     if not mark:
         raise ContractError(f"{filename}: no contract: the first comment /* ... */ must end with '--- contract ---' and a TOML block")
@@ -77,7 +87,7 @@ def parse(text: str, filename: str, tune: dict) -> Contract:
         data = tomllib.loads(block)
     except tomllib.TOMLDecodeError as error:
         raise ContractError(f"{filename}: the contract is not TOML: {error}") from None
-    _known(filename, "key", data, KEYS)
+    _typed(filename, "key", data, KEYS)
     defaults = data.get("tune", {})
     _known(filename, "tune parameter", tune, defaults)
     for name, value in (defaults | tune).items():
@@ -86,7 +96,7 @@ def parse(text: str, filename: str, tune: dict) -> Contract:
     draw, kind = data.get("draw"), data.get("input", "probs")
     if draw not in DRAWS or kind not in INPUTS:
         raise ContractError(f"{filename}: draw = {draw!r}, input = {kind!r}; accepted: draw of {DRAWS}, input of {INPUTS}")
-    return Contract(_launches(text, filename, data), draw, kind, float(data.get("ulps", 1)), data.get("bytes", "0"),
+    return Contract(filename, _launches(text, filename, data), draw, kind, float(data.get("ulps", 1)), data.get("bytes", "0"),
                     defaults | tune, data.get("values", {}), data.get("scratch", {}), notes.strip())
 
 
@@ -105,7 +115,7 @@ def evaluate(expression, symbols: dict) -> int:
                             f"operators + - * // %; functions {', '.join(_FUNCTIONS)}")
     try:
         return int(value(ast.parse(str(expression), mode="eval").body))
-    except (SyntaxError, ZeroDivisionError, TypeError) as error:
+    except (SyntaxError, ZeroDivisionError, TypeError, RecursionError) as error:
         raise ContractError(f"expression {expression!r}: {error}") from None
 
 
@@ -115,13 +125,16 @@ def _launches(text, filename, data):
         raise ContractError(f'{filename}: no kernel found; its entry must read: extern "C" __global__ void name(...)')
     listed = data.get("launch", [{"kernel": next(iter(signatures)), **{k: data[k] for k in ("grid", "block", "shared") if k in data}}])
     found = []
+    if not listed or not all(isinstance(entry, dict) for entry in listed):
+        raise ContractError(f"{filename}: launch: got {listed!r}, accepted: [[launch]] tables, one or more, or no such key")
     for entry in listed:
+        _typed(filename, "key of [[launch]]", entry, LAUNCH_KEYS)
         name = entry.get("kernel", "")
         if name not in signatures:
             raise ContractError(f"{filename}: launch of kernel {name!r}; found in the file: {', '.join(signatures)}")
         if missing := [key for key in ("grid", "block") if key not in entry]:
             raise ContractError(f"{filename}: the launch of {name} lacks {' and '.join(missing)}")
-        found.append(Launch(name, _parameters(filename, name, signatures[name]), _three(entry["grid"]), _three(entry["block"]),
+        found.append(Launch(name, _parameters(filename, name, signatures[name]), *(_three(filename, key, entry[key]) for key in ("grid", "block")),
                             str(entry.get("shared", "0"))))
     return tuple(found)
 
@@ -141,9 +154,19 @@ def _blank_comments(text):
     return _COMMENT.sub(lambda match: "\n" * match[0].count("\n"), text)
 
 
-def _three(sizes):
-    sizes = list(sizes) if isinstance(sizes, list) else [sizes]
+def _three(filename, key, given):
+    sizes = given if isinstance(given, list) else [given]
+    if not 1 <= len(sizes) <= 3:
+        raise ContractError(f"{filename}: {key} = {given!r}: got {len(sizes)} sizes, accepted: one to three")
     return tuple(map(str, [*sizes, 1, 1][:3]))
+
+
+def _typed(filename, what, given, types):
+    _known(filename, what, given, types)
+    for name, value in given.items():
+        if not isinstance(value, types[name]) or isinstance(value, bool):
+            accepted = types[name] if isinstance(types[name], tuple) else (types[name],)
+            raise ContractError(f"{filename}: {what} {name}: got {value!r}, accepted: {' or '.join(t.__name__ for t in accepted)}")
 
 
 def _known(filename, what, given, accepted):

@@ -1,16 +1,27 @@
-"""Is our clock right? The same bound call by our clock and by `triton.testing.do_bench`, in one run. Writes nothing.
+"""Is our clock right? The same bound call by our clock and by `triton.testing.do_bench`, in one run: `spec-toolkit crosscheck`.
 
 do_bench flushes by writing 256 MB and takes events around an *eager* call, queued behind the flush, so where the host
 issues a call faster than the flush takes, both clocks time the same GPU work; what is left is the gap between the
 launches of an eager call and of a graph. A call slower to issue than a flush (the Python loop, transformers) is timed
 by the host's speed in do_bench: `issue_bound` says when.
 """
-import statistics
+from __future__ import annotations
 
-from . import bench
+import json
+import statistics
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import bench, clock, recording, results
+from .experiments import best_rung, grid
+from .synthetic import make_problem
+from .tables import NONE, markdown
 
 WARMUP_MS, REP_MS = 25, 200
 FLUSH_US = 60.0  # writing 256 MB takes about this long on the fastest GPU we know
+FORMAT = "spec_toolkit crosscheck 1"
+PROBLEMS = grid(batch=(1, 64, 256), draft_len=4, vocab=128256)
+OTHERS = ("flashinfer_chain", "torch_vectorised")
 
 
 def crosscheck(sampler, problem, repeats=100) -> dict:
@@ -30,9 +41,49 @@ def crosscheck(sampler, problem, repeats=100) -> dict:
     call()
     with torch.cuda.device(device):
         theirs = 1000 * do_bench(call, return_mode="median", warmup=WARMUP_MS, rep=REP_MS)
-        empty = 1000 * do_bench(lambda: bench._launch("empty_launch", device), return_mode="median", warmup=WARMUP_MS, rep=REP_MS)
+        empty = 1000 * do_bench(lambda: clock.launch("empty_launch", device), return_mode="median", warmup=WARMUP_MS, rep=REP_MS)
     gpu, host = ours.median("gpu_us"), statistics.median(ours.host_us)
-    return {"sampler": sampler.name, "problem": repr(problem), "run_id": ours.run_id, "flush": "write", "repeats": repeats,
-            "gpu_us": gpu, "gpu_us_missing": ours.gpu_us_missing, "call_us": ours.median("call_us"), "host_us": host,
+    return {"sampler": sampler.name, "source_hash": sampler.source_hash, "problem": repr(problem), "run_id": ours.run_id, "flush": "write",
+            "repeats": repeats, "gpu_us": gpu, "gpu_us_missing": ours.gpu_us_missing, "call_us": ours.median("call_us"), "host_us": host,
             "do_bench_us": theirs, "ratio": theirs / gpu if gpu else None, "difference_us": theirs - gpu if gpu else None,
             "empty_launch_us": ours.median("empty_launch_us"), "empty_do_bench_us": empty, "issue_bound": host > FLUSH_US}
+
+
+def record(out="results", names=None, problems=PROBLEMS, repeats: int = 100) -> Path:
+    """Cross-check the samplers on each problem, print the table, write out/<gpu>/crosscheck/crosscheck.json; its path.
+
+    names None: the best rung and OTHERS. A peer that is missing or refuses is printed and left out. Raises as `crosscheck`.
+    """
+    bench.gpu_of("cuda")
+    samplers = [s for name in names or (best_rung(), *OTHERS) if (s := recording.load(name)[0])]
+    found = []
+    for arguments in problems:
+        problem = make_problem(**arguments, device="cuda")
+        ready, left_out = recording.fitting(samplers, problem)
+        for name, why in left_out.items():
+            print(f"{name} is left out: {why}", flush=True)
+        found += [crosscheck(sampler, problem, repeats) for sampler in ready]
+    print(table(found), flush=True)
+    environment = results.environment("cuda")
+    path = Path(out) / results.slug(environment["gpu"] or "cpu") / "crosscheck" / "crosscheck.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "environment": environment, "compared": found}
+    results.write_atomically(path, results.to_text(made))
+    return path
+
+
+def load_crosscheck(folder) -> list[dict]:
+    """What `record` compared, of the newest file below folder; [] if there is none."""
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).rglob("crosscheck.json"))]
+    newest = max((r for r in read if r.get("format") == FORMAT), key=lambda r: r["created"], default={"compared": []})
+    return newest["compared"]
+
+
+def table(compared) -> str:
+    """A Markdown table of `crosscheck`s. The empty launches are what each clock reads for a kernel that does nothing."""
+    us = lambda x: NONE if x is None else f"{x:.1f}"
+    rows = [[c["problem"].removeprefix("Problem(").removesuffix(")"), c["sampler"], us(c["gpu_us"]), us(c["do_bench_us"]),
+             us(c["difference_us"]), us(c["empty_launch_us"]), us(c["empty_do_bench_us"]),
+             "the host's speed" if c["issue_bound"] else "the GPU"] for c in compared]
+    head = ["problem", "sampler", "ours µs", "do_bench µs", "difference µs", "empty, ours", "empty, do_bench", "do_bench times"]
+    return markdown(head, rows, texts=2)

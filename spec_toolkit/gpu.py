@@ -16,40 +16,42 @@ import torch
 
 ARCHITECTURES = (75, 80, 89, 90, 100)
 STATIC_SHARED = 48 << 10  # dynamic shared memory above this must be asked for
-_PTXAS = re.compile(r"Compiling entry function '(\w+)' for '[^']*'(.*?)(?=Compiling entry function|\Z)", re.S)
+_PTXAS = re.compile(r"Compiling entry function '(\w+)' for '[^']*'(.*?)(?=Compiling entry function|\Z)", re.DOTALL)
 
 
 class KernelCompileError(RuntimeError):
     """The CUDA compiler refused a kernel; the message holds its log, with lines of the .cu file."""
 
 
-def headers(text: str, folder: Path) -> dict[str, str]:
-    """{name: text} of the quoted includes of a kernel's text that are in `folder`, and of theirs."""
-    found: dict[str, str] = {}
-    waiting = [text]
+def headers(text: str, folders) -> dict[Path, str]:
+    """{path: text} of the quoted includes of a kernel's text that are in one of `folders`, the first that has it, and of theirs."""
+    found: dict[Path, str] = {}
+    waiting = [(text, folders)]
     while waiting:
-        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', waiting.pop(), re.M):
-            if name not in found and (folder / name).is_file():
-                found[name] = (folder / name).read_text()
-                waiting.append(found[name])
+        including, where = waiting.pop()
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', including, re.MULTILINE):
+            path = next((folder / name for folder in where if (folder / name).is_file()), None)
+            if path and path not in found:
+                found[path] = path.read_text()
+                waiting.append((found[path], (path.parent, *folders)))  # a header looks beside itself first
     return found
 
 
-def _source(text, filename, folder):
+def _source(text, filename, folders):
     """The text with its own line numbers, and a mark of its headers, which CuPy's cache does not look into."""
-    mark = hashlib.sha256("".join(headers(text, folder).values()).encode()).hexdigest()[:16]
+    mark = hashlib.sha256("".join(headers(text, folders).values()).encode()).hexdigest()[:16]
     return f'// headers {mark}\n#line 1 "{filename}"\n{text}'
 
 
-def _options(defines, folder):
-    return (f"-I{folder}", "-lineinfo", *(f"-D{name}={value}" for name, value in defines.items()))
+def _options(defines, folders):
+    return (*(f"-I{folder}" for folder in folders), "-lineinfo", *(f"-D{name}={value}" for name, value in defines.items()))
 
 
-def compile_module(text, filename, folder, defines, device):
+def compile_module(text, filename, folders, defines, device):
     """A CuPy RawModule compiled for the GPU of `device`. Raises KernelCompileError."""
     import cupy
     from cupy.cuda.compiler import CompileException
-    module = cupy.RawModule(code=_source(text, filename, folder), options=_options(defines, folder))
+    module = cupy.RawModule(code=_source(text, filename, folders), options=_options(defines, folders))
     try:
         with cupy.cuda.Device(device.index):
             module.compile()
@@ -58,14 +60,14 @@ def compile_module(text, filename, folder, defines, device):
     return module
 
 
-def compile_offline(text, filename, folder, defines, arch: int) -> dict[str, dict]:
+def compile_offline(text, filename, folders, defines, arch: int) -> dict[str, dict]:
     """{kernel: {"registers", "spill_bytes", "shared_bytes"}} compiled for sm_<arch>; needs NVRTC but no GPU."""
     from cupy._core.core import assemble_cupy_compiler_options
     from cupy.cuda import compiler
     log = io.StringIO()
-    options = (*_options(defines, folder), f"-arch=sm_{arch}", "--ptxas-options=-v")
+    options = (*_options(defines, folders), f"-arch=sm_{arch}", "--ptxas-options=-v")
     try:
-        compiler._NVRTCProgram(_source(text, filename, folder), filename, method="cubin").compile(assemble_cupy_compiler_options(options), log)
+        compiler._NVRTCProgram(_source(text, filename, folders), filename, method="cubin").compile(assemble_cupy_compiler_options(options), log)
     except compiler.CompileException as error:
         raise _refused(filename, f"sm_{arch}", str(error)) from None
     return {name: {"registers": _number(r"Used (\d+) registers", report), "shared_bytes": _number(r"(\d+) bytes smem", report),

@@ -2,18 +2,21 @@
 
 A fixed threshold on the total variation would be too strict for a large vocabulary and blind for a small one. A
 chi-square test has a known chance of failing an exact sampler (alpha), and a known size of bias that it catches; the
-result states both. The tail functions are written out (about 40 lines), so that SciPy is not needed to run a check.
+result states both. Emitted sequences are tested jointly, and the token at each position by itself, where the same bias
+stands out from fewer cells; alpha is shared among these tests.
 """
-import math
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
+from . import philox
+from .chi_square import ChiSquare, chi_square
 from .problem import from_torch
 from .reference import output_law
 
 SHOWN = 5
+ENDED = -1  # the cell of a position where the sequence has ended
 
 
 @dataclass(frozen=True)
@@ -21,143 +24,116 @@ class LawResult:
     """Chi-square of `draws` outputs against the exact law. True if passed."""
     sampler: str
     draws: int
-    cells: int                # after pooling to an expected count of 5
+    cells: int                # of the joint test, after pooling to an expected count of 5
     statistic: float
     p_value: float
-    alpha: float              # chance that an exact sampler fails
+    alpha: float              # chance that an exact sampler fails, all tests together
     detectable_tv: float      # any bias of this total variation (on the pooled cells) is caught with probability `power`
     power: float
     impossible: list = field(default_factory=list)  # emitted sequences of probability zero
+    positions: list = field(default_factory=list)   # of ChiSquare: the token at each position by itself
+    name: str = ""            # of the law
 
     @property
     def passed(self):
-        return not self.impossible and self.p_value >= self.alpha
+        return not self.impossible and self.p_value >= self.share and all(test.passed for test in self.positions)
+
+    @property
+    def share(self):
+        """Alpha of each of the tests."""
+        return self.alpha / (1 + len(self.positions))
+
+    @property
+    def finest_tv(self):
+        """The smallest bias that one of the tests catches: of a position's token, or of the whole sequence."""
+        return min([self.detectable_tv, *(test.detectable_tv for test in self.positions)])
 
     def __bool__(self):
         return self.passed
 
     def __str__(self):
-        return (f"{'PASS' if self else 'FAIL'} {self.sampler}: law: {self.draws} draws, chi-square {self.statistic:.1f} on "
-                f"{self.cells} cells, p={self.p_value:.3g} (alpha {self.alpha:g}); would catch a total variation of "
+        worst = [str(test) for test in self.positions if not test.passed]
+        return (f"{'PASS' if self else 'FAIL'} {self.sampler}: law{f' of {self.name}' if self.name else ''}: {self.draws} draws, "
+                f"chi-square {self.statistic:.1f} on {self.cells} cells, p={self.p_value:.3g} (alpha {self.alpha:g} "
+                f"over {1 + len(self.positions)} tests); would catch a total variation of "
                 f"{self.detectable_tv:.4f} with {self.power:.0%} power"
+                + "".join(f"; {text}" for text in worst)
                 + (f"; impossible outputs: {self.impossible[:SHOWN]}" if self.impossible else ""))
 
     def to_dict(self):
-        return {**asdict(self), "passed": self.passed, "impossible": [list(map(int, key)) for key in self.impossible[:20]]}
+        return {**asdict(self), "passed": self.passed, "finest_tv": self.finest_tv,
+                "impossible": [list(map(int, key)) for key in self.impossible[:20]]}
 
 
 def law_check(sampler, target_rows, draft_rows=None, draft_tokens=None, draws=100_000, *, alpha=1e-4, power=0.99, seed=0,
-              device="cpu", chunk=1 << 22) -> LawResult:
+              device="cpu", chunk=1 << 22, dtype=torch.float32, kind="probs", name="") -> LawResult:
     """Compare how often each output sequence occurs in `draws` requests with `output_law`, which enumerates vocab^K.
 
-    target_rows [K+1, vocab], draft_rows [K, vocab] or None: float32 probabilities (converted). draft_tokens [K] fixes
-    the drafts; None draws them from draft_rows, so that the law is the target's own. The requests differ in their seed
-    only (`seed`, `seed`+1, ...), so a pass or a fail repeats. `chunk`: row elements per launch. Returns a `LawResult`;
-    ValueError if draws leave fewer than two cells.
+    target_rows [K+1, vocab], draft_rows [K, vocab] or None: probabilities, rounded to `dtype`; the law is that of the
+    rounded rows. kind "logits": their logarithms, at temperature 1, are what the sampler gets (float32 only).
+    draft_tokens [K] fixes the drafts; None draws them from draft_rows, so that the law is the target's own; they come
+    from the DRAFT stream of the request's seed, so that a sampler that uses those numbers again is seen. The requests
+    differ in their seed only (`seed`, `seed`+1, ...), so a pass or a fail repeats. `chunk`: row elements per launch.
+    Returns a `LawResult`; ValueError if draws leave fewer than two cells.
     """
-    target = torch.as_tensor(target_rows, dtype=torch.float32, device="cpu")
-    draft = None if draft_rows is None else torch.as_tensor(draft_rows, dtype=torch.float32, device="cpu")
-    law = output_law(target.numpy(), None if draft is None else draft.numpy(), draft_tokens)
-    counts = {}
-    step, random = max(1, chunk // target.numel()), np.random.default_rng(seed)
+    rounded = lambda rows: None if rows is None else torch.as_tensor(np.asarray(rows, dtype=np.float32)).to(dtype)
+    target, draft = rounded(target_rows), rounded(draft_rows)
+    exact = lambda rows: None if rows is None else rows.double().numpy()
+    law = output_law(exact(target), exact(draft), draft_tokens)
+    counts, step = {}, max(1, chunk // target.numel())
     for start in range(0, draws, step):
-        problem = _repeated(target, draft, draft_tokens, range(seed + start, seed + min(start + step, draws)), random)
+        problem = _repeated(target, draft, draft_tokens, range(seed + start, seed + min(start + step, draws)), kind)
         outputs = sampler(problem.to(device)).out_tokens.cpu().numpy()
         for row, count in zip(*np.unique(outputs, axis=0, return_counts=True)):
             key = tuple(int(t) for t in row if t >= 0)
             counts[key] = counts.get(key, 0) + int(count)
-    return _chi_square(sampler.name, law, counts, draws, alpha, power)
+    return judge(sampler.name, law, counts, draws, alpha, power, name)
 
 
-def _repeated(target, draft, draft_tokens, seeds, random):
-    """A problem of len(seeds) requests with the same rows. The drafts come from NumPy, a generator of its own."""
+def judge(sampler_name, law, counts, draws, alpha, power, name="") -> LawResult:
+    """LawResult of counts {sequence: how often} against law {sequence: probability}. ValueError for too few draws."""
+    marginals = [marginal(law, position) for position in range(max(map(len, law)))]
+    tested = [(position, cells) for position, cells in enumerate(marginals) if len(cells) > 1]
+    share = alpha / (1 + len(tested))
+    joint = chi_square("joint", _cells(law, counts), draws, share, power)
+    if joint is None:
+        raise ValueError(f"draws: got {draws}, which leaves fewer than two cells with an expected count of 5, accepted: enough for 2")
+    positions = [chi_square(f"position {position}", _cells(cells, marginal(counts, position)), draws, share, power) for position, cells in tested]
+    positions = [test for test in positions if test is not None] if None in positions else positions
+    return LawResult(sampler_name, draws, joint.cells, joint.statistic, joint.p_value, share * (1 + len(positions)), joint.detectable_tv, power,
+                     [key for key in counts if not law.get(key)], positions, name)
+
+
+def marginal(sequences, position):
+    """{token at `position`, or ENDED: weight} of {sequence: weight}."""
+    found = {}
+    for sequence, weight in sequences.items():
+        token = sequence[position] if position < len(sequence) else ENDED
+        found[token] = found.get(token, 0) + weight
+    return found
+
+
+def _cells(law, counts):
+    return [(counts.get(key, 0), p) for key, p in law.items() if p > 0]
+
+
+def _repeated(target, draft, draft_tokens, seeds, kind):
+    """A problem of len(seeds) requests with the same rows."""
     batch, length = len(seeds), target.shape[0] - 1
     if draft_tokens is None and length:
-        law = draft.double().numpy()
-        law = law / law.sum(1, keepdims=True)
-        tokens = np.stack([random.choice(law.shape[1], size=batch, p=row) for row in law], axis=1)
+        tokens = np.stack([_drawn(draft[i].double().numpy(), seeds, i) for i in range(length)], axis=1)
     else:
         tokens = np.tile(np.array(draft_tokens if length else [], dtype=np.int64), (batch, 1))
-    rows = None if draft is None else draft.repeat(batch, 1, 1)
-    return from_torch(target.repeat(batch, 1, 1), torch.as_tensor(tokens), rows, seeds=list(seeds))
+    stored = lambda rows: rows if kind == "probs" else rows.log()
+    rows = None if draft is None else stored(draft).repeat(batch, 1, 1)
+    return from_torch(stored(target).repeat(batch, 1, 1), torch.as_tensor(tokens), rows, kind=kind, seeds=list(seeds))
 
 
-def _chi_square(name, law, counts, draws, alpha, power):
-    impossible = [key for key in counts if not law.get(key)]
-    observed, expected = _pool([(counts.get(key, 0), draws * p) for key, p in law.items() if p > 0])
-    if len(expected) < 2:
-        raise ValueError(f"draws: got {draws}, which leaves {len(expected)} cells with an expected count of 5, accepted: enough for 2")
-    statistic, degrees = float(((observed - expected) ** 2 / expected).sum()), len(expected) - 1
-    # Sum (delta^2 / p) >= (sum |delta|)^2 = 4 TV^2 for any bias delta: the least visible bias of a given TV meets equality.
-    detectable = 0.5 * math.sqrt(detectable_noncentrality(degrees, alpha, power) / draws)
-    return LawResult(name, draws, len(expected), statistic, chi2_tail(statistic, degrees), alpha, detectable, power, impossible)
+def _drawn(row, seeds, index):
+    """One token of `row` for each seed, by the inverse of the cumulative sum."""
+    words = philox.random_words(np.array(seeds, dtype=np.int64), 0, philox.DRAFT, index)
+    cumulative = np.cumsum(row)
+    return np.minimum(np.searchsorted(cumulative, philox.uniform52(*words[:2]) * cumulative[-1], side="right"), np.flatnonzero(row)[-1])
 
 
-def _pool(cells, least=5.0):
-    """Merge the rarest cells until each has an expected count of `least`; -> (observed, expected) float64 arrays."""
-    pooled, seen, mean = [], 0, 0.0
-    for count, expectation in sorted(cells, key=lambda cell: cell[1]):
-        seen, mean = seen + count, mean + expectation
-        if mean >= least:
-            pooled.append((seen, mean))
-            seen, mean = 0, 0.0
-    if mean and pooled:
-        pooled[-1] = (pooled[-1][0] + seen, pooled[-1][1] + mean)
-    return np.array(pooled, dtype=np.float64).reshape(-1, 2).T
-
-
-def chi2_tail(x, degrees):
-    """P(chi-square > x): the regularised upper incomplete gamma function Q(degrees/2, x/2), series or continued fraction."""
-    a, x = degrees / 2, x / 2
-    if x <= 0:
-        return 1.0
-    scale = math.exp(a * math.log(x) - x - math.lgamma(a))
-    if x < a + 1:
-        term = total = 1 / a
-        n = a
-        while abs(term) > 1e-17 * abs(total):
-            n += 1
-            term *= x / n
-            total += term
-        return max(0.0, 1 - scale * total)
-    return scale * _continued_fraction(a, x)
-
-
-def _continued_fraction(a, x):
-    """Lentz's method for Gamma(a, x) / (x^a e^-x)."""
-    b = x + 1 - a
-    c, d = 1e300, 1 / b
-    value = d
-    for i in range(1, 10_000):
-        b += 2
-        d = 1 / (b - i * (i - a) * d)
-        c = b - i * (i - a) / c
-        value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return value
-
-
-def detectable_noncentrality(degrees, alpha, power):
-    """The noncentrality at which a chi-square test of size alpha rejects with probability `power`."""
-    critical = _bisect(lambda x: alpha - chi2_tail(x, degrees), degrees)
-    return _bisect(lambda x: _noncentral_tail(critical, degrees, x) - power, degrees)
-
-
-def _noncentral_tail(x, degrees, noncentrality):
-    """P(noncentral chi-square > x): a Poisson mixture of central ones, out to 12 standard deviations."""
-    mean = noncentrality / 2
-    reach = 12 * math.sqrt(mean) + 20
-    return sum(math.exp(j * math.log(mean) - mean - math.lgamma(j + 1)) * chi2_tail(x, degrees + 2 * j)
-               for j in range(max(0, int(mean - reach)), int(mean + reach))) if mean > 0 else chi2_tail(x, degrees)
-
-
-def _bisect(rising, high):
-    """The zero of an increasing function on (0, infinity), to 6 digits."""
-    low = 0.0
-    while rising(high) < 0:
-        low, high = high, 2 * high
-    while high - low > 1e-7 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
-    return (low + high) / 2
+__all__ = ["ChiSquare", "LawResult", "judge", "law_check", "marginal"]

@@ -38,6 +38,7 @@ class Peer:
     name = package = ""
     capturable = True      # may bench put it into a CUDA graph?
     fresh_outputs = False  # does each call return a new out_tokens? Then check poisons the allocator instead
+    copies_rows = False    # does bind convert the rows, so that a call does not see what is written into them later?
     law_draws = 60_000     # requests that the reduced law test of `check` may cost
 
     def __init__(self):
@@ -123,8 +124,8 @@ class FlashInferCall:
 class Transformers(Peer):
     """The sampling step of transformers' assisted generation. It takes logits and one request, so a batch is a loop.
 
-    Limits: draft rows; one K >= 1 for all (a loop could take a ragged batch; refused, so that peers run the same
-    problems); temperature > 0; rows with mass and no NaN and at most 2^24 ids, since torch.multinomial aborts the CUDA
+    Limits: draft rows, which it normalises itself (no draft_lse); one K >= 1 for all (a loop could take a ragged batch;
+    refused, so that peers run the same problems); temperature > 0; rows with mass and no NaN and at most 2^24 ids, since torch.multinomial aborts the CUDA
     context otherwise, as it does in a residual without mass. Its accept test is `r <= p/q` with r in [0, 1): a draft of
     target probability 0 passes once in 2^24. On the CPU too. Cannot be captured: it looks at n_matches on the host.
 
@@ -132,11 +133,13 @@ class Transformers(Peer):
     the call: both softmaxes (they are inside the library's function), and our conversion: one copy per request, one
     fill, and the count of the batch (three small launches).
     """
-    name, package, capturable, law_draws = "transformers", "transformers", False, 6_000
+    name, package, capturable, law_draws, copies_rows = "transformers", "transformers", False, 6_000, True
 
     def bind(self, problem):
         """Check the limits, make the logits (a float32 copy of all rows); -> TransformersCall."""
         check_limits(self.name, problem)
+        if problem.draft_lse is not None:
+            _refuse(self.name, "draft_lse", "None: it normalises the draft rows itself; dataclasses.replace(problem, draft_lse=None)")
         if problem.vocab > 2**24:
             _refuse(self.name, f"vocab {problem.vocab}", "at most 2**24: torch.multinomial's limit")
         if problem.kind == "logits" and bool((problem.temperature == 0).any()):

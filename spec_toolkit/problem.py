@@ -15,6 +15,7 @@ import torch
 
 MAX_DRAFT = 128
 ROW_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SMALLEST = torch.finfo(torch.float32).tiny
 CHUNK_ELEMENTS = 1 << 24  # whole-row work is cut into chunks of at most this many elements
 
 # Bits of Outputs.status.
@@ -43,6 +44,7 @@ class Problem:
     draft_probs: torch.Tensor | None = None    # [num_draft, vocab]; no draft rows at all = one-hot drafts
     draft_logits: torch.Tensor | None = None   # the same, for the logits kind
     temperature: torch.Tensor | None = None    # [batch] float32, logits kind only (None there = ones); 0 = greedy
+    draft_lse: torch.Tensor | None = None      # [num_draft] float32, with draft_logits only: logsumexp(row / temperature)
     acceptance: float | None = None            # measured mean of sum_t min(target, draft), float64
     spec: dict = field(default_factory=dict)   # the arguments of make_problem, JSON-able
 
@@ -83,15 +85,16 @@ class Problem:
                                 if isinstance(value := getattr(self, f.name), torch.Tensor)})
 
     def probs(self) -> Problem:
-        """The probability problem of a logits problem: float32 softmax(logits / temperature), one-hot where it is 0."""
+        """The probability problem of a logits problem: float32 `probability_rows` of both sides (draft_lse goes into them)."""
         if self.kind == "probs":
             return self
         lengths = torch.tensor(self._draft_len, dtype=torch.int64, device=self.device)
         target = probability_rows(self.target_logits, self.temperature.repeat_interleave(lengths + 1))
         draft = self.draft_logits
         if draft is not None:
-            draft = probability_rows(draft, self.temperature.repeat_interleave(lengths))
-        return replace(self, target_probs=target, draft_probs=draft, target_logits=None, draft_logits=None, temperature=None)
+            draft = probability_rows(draft, self.temperature.repeat_interleave(lengths), lse=self.draft_lse)
+        return replace(self, target_probs=target, draft_probs=draft, target_logits=None, draft_logits=None, temperature=None,
+                       draft_lse=None)
 
     def take(self, indices) -> Problem:
         """The requests `indices` (repeats allowed), in that order, as a problem of their own; rows are copied."""
@@ -105,21 +108,25 @@ class Problem:
         return Problem(
             draft_start=_starts([self._draft_len[b] for b in picked], self.device), draft_tokens=select(self.draft_tokens, drafts),
             seeds=select(self.seeds, picked), positions=select(self.positions, picked),
-            temperature=select(self.temperature, picked), spec={**self.spec, "taken": picked},
+            temperature=select(self.temperature, picked), draft_lse=select(self.draft_lse, drafts),
+            spec={**self.spec, "taken": picked},
             **{f"target_{self.kind}": select(self.target, targets), f"draft_{self.kind}": select(self.draft, drafts)})
 
     def __repr__(self):
         lengths = f"{min(self._draft_len, default=0)}..{self.max_draft}" if len(set(self._draft_len)) > 1 else self.max_draft
         acceptance = "unknown" if self.acceptance is None else f"{self.acceptance:.3f}"
         return (f"Problem(batch={self.batch}, draft_len={lengths}, vocab={self.vocab}, {self.kind} {str(self.dtype)[6:]}"
-                f"{', one-hot drafts' if self.draft is None else ''}, acceptance={acceptance}, {self.device})")
+                f"{', one-hot drafts' if self.draft is None else ''}{'' if self.draft_lse is None else ', draft_lse'}, "
+                f"acceptance={acceptance}, {self.device})")
 
 
-def from_torch(target, draft_tokens, draft=None, *, kind="probs", draft_start=None, temperature=None, seeds=None, positions=None):
+def from_torch(target, draft_tokens, draft=None, *, kind="probs", draft_start=None, temperature=None, draft_lse=None,
+               seeds=None, positions=None):
     """A Problem around tensors you already have; the rows are not copied.
 
     Rectangular: target [B, K+1, V], draft_tokens [B, K], draft [B, K, V] or None. Ragged: the flat shapes of Problem,
-    with draft_start [B+1]. kind: "probs" or "logits". temperature: [B] or a number (logits). Ids may be int64.
+    with draft_start [B+1]. kind: "probs" or "logits". temperature: [B] or a number (logits). draft_lse: [B, K] float32, or
+    flat (logits): the log-normaliser of each draft row, as the drafter has it. Ids may be int64.
     seeds default to 0..B-1 and positions to 0: the same random numbers at every call, so a decoding loop passes positions.
     """
     if kind not in ("probs", "logits"):
@@ -145,20 +152,27 @@ def from_torch(target, draft_tokens, draft=None, *, kind="probs", draft_start=No
         draft_start=put(draft_start, torch.int32), seeds=seeds,
         draft_tokens=draft_tokens.clamp(-1, target.shape[-1]).to(torch.int32),  # a wild int64 id must not wrap into range
         positions=put([0] * batch if positions is None else positions, torch.int64),
-        temperature=temperature, **{f"target_{kind}": target, f"draft_{kind}": draft})
+        temperature=temperature, draft_lse=None if draft_lse is None else draft_lse.reshape(-1),
+        **{f"target_{kind}": target, f"draft_{kind}": draft})
 
 
-def probability_rows(logits, temperature, dtype=torch.float32):
+def probability_rows(logits, temperature, dtype=torch.float32, lse=None):
     """softmax(logits / temperature) [rows, vocab] in `dtype`, temperature [rows]; temperature 0: one-hot at the first maximum.
 
-    A row with a NaN or +inf, or with nothing finite, becomes a row of NaN whatever the temperature.
+    A row with a NaN or +inf, or with nothing finite, becomes a row of NaN whatever the temperature. -inf: probability 0.
+
+    lse [rows], where given: exp(logits / temperature - lse) instead, in float64. The number is trusted: the row need not sum
+    to 1, and each entry is its own: a NaN gives NaN, and +inf or a probability past float32's range gives +inf, there
+    alone. An lse that is not finite makes a row of NaN. Where the temperature is 0, lse is not looked at.
     """
     out = torch.empty(logits.shape, dtype=dtype, device=logits.device)
     for rows in row_chunks(*logits.shape):
         x, heat = logits[rows].to(dtype), temperature[rows, None].to(dtype)
         top = x.amax(-1, keepdim=True)
-        # The maximum is subtracted before the division: a tiny temperature cannot overflow.
-        torch.softmax((x - top) / torch.where(heat > 0, heat, 1), -1, out=out[rows])
+        if lse is not None:
+            out[rows] = _normalised_by(lse[rows, None].double(), logits[rows].double() / heat.double())
+        else:  # The maximum is subtracted before the division: a tiny temperature cannot overflow.
+            torch.softmax((x - top) / torch.where(heat > 0, heat, 1), -1, out=out[rows])
         greedy = (heat[:, 0] == 0).nonzero()[:, 0]
         if len(greedy):
             out[rows][greedy] = _one_hot(x[greedy], top[greedy])
@@ -169,6 +183,11 @@ def row_chunks(rows, vocab):
     """Slices that cover `rows` rows in chunks of at most CHUNK_ELEMENTS elements (at least one row each)."""
     step = max(1, CHUNK_ELEMENTS // max(1, vocab))
     return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+def _normalised_by(lse, scaled):
+    rows = torch.exp(scaled - torch.where(lse.isfinite(), lse, torch.nan))
+    return torch.where(rows > torch.finfo(torch.float32).max, torch.inf, rows)
 
 
 def _one_hot(x, top):
@@ -198,6 +217,8 @@ def _validate(p):
         raise ValueError(f"draft: got the other kind, accepted: draft_{p.kind} with target_{p.kind}, or no draft rows (one-hot)")
     if p.kind == "probs" and p.temperature is not None:
         raise ValueError("temperature: got a tensor with target_probs, accepted: None (it is already in the probabilities)")
+    if p.draft_lse is not None and p.draft_logits is None:
+        raise ValueError("draft_lse: got a tensor without draft_logits, accepted: None (it normalises rows of draft_logits)")
     if isinstance(p.seeds, torch.Tensor) and p.seeds.dtype == torch.uint64:
         object.__setattr__(p, "seeds", p.seeds.view(torch.int64))
     if p.draft_start.dim() != 1 or p.draft_start.shape[0] < 1:
@@ -206,7 +227,7 @@ def _validate(p):
         object.__setattr__(p, "temperature", torch.ones(p.batch, device=p.device))
     for name, dtype, count in (("draft_start", torch.int32, p.batch + 1), ("draft_tokens", torch.int32, p.num_draft),
                                ("seeds", torch.int64, p.batch), ("positions", torch.int64, p.batch),
-                               ("temperature", torch.float32, p.batch)):
+                               ("temperature", torch.float32, p.batch), ("draft_lse", torch.float32, p.num_draft)):
         if (tensor := getattr(p, name)) is not None:
             _check_tensor(p, name, tensor, (dtype,), (count,))
     starts = p.draft_start.tolist()
@@ -216,8 +237,9 @@ def _validate(p):
                          "accepted: from 0 to num_draft, never decreasing")
     if max(lengths, default=0) > MAX_DRAFT:
         raise ValueError(f"draft_start: got a request with {max(lengths)} draft tokens, accepted: at most {MAX_DRAFT}")
-    if p.temperature is not None and not bool(((p.temperature >= 0) & p.temperature.isfinite()).all()):
-        raise ValueError(f"temperature: got {p.temperature.tolist()[:8]}, accepted: finite values >= 0 (0 = greedy)")
+    if p.temperature is not None and not bool(((p.temperature == 0) | (p.temperature >= SMALLEST) & p.temperature.isfinite()).all()):
+        raise ValueError(f"temperature: got {p.temperature.tolist()[:8]}, accepted: 0 (greedy) or finite values >= 2**-126 "
+                         "(GPU code takes smaller ones for 0)")
     _check_tensor(p, f"target_{p.kind}", p.target, ROW_DTYPES, (p.num_draft + p.batch, None))
     if p.draft is not None:
         _check_tensor(p, f"draft_{p.kind}", p.draft, (p.dtype,), (p.num_draft, p.vocab))

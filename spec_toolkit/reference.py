@@ -14,7 +14,12 @@ Choices the papers leave open, and this toolkit makes:
   - a weight counts if it is positive, finite and a normal float32 (GPU code flushes subnormals to zero);
   - one-hot drafts have q(t) = 1 for the drafted token; a drafted id outside [0, vocab) is rejected;
   - no residual mass: draw from the same target row, and say so in the status; no mass there either: token -1;
-  - logits: softmax(logits / temperature) in float64; temperature 0: all the mass on the first maximum.
+  - logits: softmax(logits / temperature) in float64; temperature 0: all the mass on the first maximum. -inf has
+    probability 0. A row with a NaN or +inf, or with nothing above -inf, is a row of NaN: nothing is accepted from it, no
+    id of it has weight, its status is NONFINITE. So a NaN target row gives token -1 (NO_MASS, after a rejection also
+    ZERO_RESIDUAL), and a NaN draft row a token of the target row (ZERO_RESIDUAL);
+  - draft_lse: the draft probability is exp(draft_logit / temperature - draft_lse) in float64, whatever the row sums to.
+    The drafter's number is trusted, so a tested draft row need not be read. See `probability_rows` for what is not finite.
 """
 
 from __future__ import annotations
@@ -138,10 +143,11 @@ def target_row(problem, b, i):
 
 
 def draft_row(problem, b, i):
-    """Draft row i (0..K_b-1) of request b, likewise; one-hot at the drafted token if the problem has no draft rows."""
+    """Draft row i (0..K_b-1) of request b, likewise (normalised by draft_lse where the problem has it); one-hot at the
+    drafted token if the problem has no draft rows."""
     at = _draft_rows(problem, b).start + i
     if problem.draft is not None:
-        return _row(problem, b, problem.draft[at])
+        return _row(problem, b, problem.draft[at], None if problem.draft_lse is None else problem.draft_lse[at : at + 1].cpu())
     return (np.arange(problem.vocab) == int(problem.draft_tokens[at])).astype(np.float32)
 
 
@@ -205,10 +211,10 @@ def _draft_rows(problem, b):
     return slice(start, stop)
 
 
-def _row(problem, b, stored):
+def _row(problem, b, stored, lse=None):
     if problem.kind == "probs":
         return stored.float().cpu().numpy()
-    return probability_rows(stored[None].cpu(), problem.temperature[b : b + 1].cpu(), torch.float64)[0].numpy()
+    return probability_rows(stored[None].cpu(), problem.temperature[b : b + 1].cpu(), torch.float64, lse)[0].numpy()
 
 
 def _probability(problem, b, i, token):

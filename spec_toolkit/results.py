@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import subprocess
+import tarfile
 import tempfile
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -41,11 +43,11 @@ def spread(samples) -> dict[str, float]:
 
 
 def _times(name: str, samples) -> dict:
-    """name_median, name_p10, name_p90 and name_samples, to 0.01; all None where there are no samples."""
+    """name_median, name_p10, name_p90 and name_samples, to 0.001; all None where there are no samples."""
     if not samples:
         return {f"{name}_{key}": None for key in ("median", "p10", "p90", "samples")}
-    return ({f"{name}_{key}": round(value, 2) for key, value in spread(samples).items()}
-            | {f"{name}_samples": [round(float(s), 2) for s in samples]})
+    return ({f"{name}_{key}": round(value, 3) for key, value in spread(samples).items()}
+            | {f"{name}_samples": [round(float(s), 3) for s in samples]})
 
 
 def _version(*packages: str) -> str | None:
@@ -114,6 +116,12 @@ def _json(value, **options) -> str:
     return json.dumps(value, default=_plain, ensure_ascii=False, **options)
 
 
+def to_text(value) -> str:
+    """JSON with a key on each line and a list of numbers on one."""
+    return re.sub(r"\[\n\s*-?\d[-+.\deE,\s]*\]", lambda found: "[" + ", ".join(found[0][1:-1].replace(",", " ").split()) + "]",
+                  _json(value, indent=1)) + "\n"
+
+
 def make_record(experiment: str, sampler, problem, check, timing=None) -> Record:
     """The record as a dict; timing None = checked but not timed (no GPU)."""
     floor = dict(timing.limits) if timing else {}
@@ -122,12 +130,13 @@ def make_record(experiment: str, sampler, problem, check, timing=None) -> Record
         limits |= _times(name, floor.pop(name))
     return Record(
         format=FORMAT, experiment=experiment, run_id=timing.run_id if timing else uuid.uuid4().hex[:12],
-        created=timing.created if timing else datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timing.created if timing else datetime.now(UTC).isoformat(timespec="seconds"),
         sampler=sampler.name, sampler_kind=getattr(sampler, "kind", None), draw=getattr(sampler, "draw", None),
         source_hash=sampler.source_hash, problem=describe_problem(problem, timing.rejected if timing else None),
         check=check.to_dict(), flush=timing.flush if timing else None, bytes=timing.bytes if timing else None,
         **_times("gpu_us", timing and timing.gpu_us), gpu_us_missing=timing.gpu_us_missing if timing else "not timed",
         **_times("call_us", timing and timing.call_us), **_times("host_us", timing and timing.host_us),
+        **_times("bind_us", timing and getattr(timing, "bind_us", None)), left_out=dict(getattr(timing, "left_out", None) or {}),
         limits=limits | floor, environment=environment(str(problem.device)))
 
 
@@ -142,21 +151,33 @@ def record(experiment: str, sampler, problem, check, timing=None, out="results")
     folder = Path(out) / slug(made["environment"]["gpu"] or "cpu") / slug(experiment).replace("-", "_")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(sampler.name).replace('-', '_')}-{problem_slug(made['problem'], made['flush'])}.json"
-    write_atomically(path, _json(made, indent=1) + "\n")
+    write_atomically(path, to_text(made))
     return path
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside the path and rename: a reader sees the old file or the new one, whole."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def archive(folder, path) -> int:
+    """Pack every .json file below folder into path (.tar.gz), under the folder's own name; how many. Written atomically."""
+    folder, path = Path(folder), Path(path)
+    files, packed = sorted(folder.rglob("*.json")), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for file in files:
+            tar.add(file, Path(folder.resolve().name) / file.relative_to(folder))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, packed.getvalue())
+    return len(files)
 
 
 def is_stale(record: dict, current_hashes: dict) -> bool:

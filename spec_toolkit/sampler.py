@@ -56,10 +56,10 @@ def load_sampler(name=None, *, source=None, **tune):
     if source is not None:
         path = source if isinstance(source, Path) else None
         return KernelSampler(path.stem if path else None, path.read_text() if path else source, path.name if path else "source.cu",
-                             path.parent if path else kernels_dir(), tune)
+                             [path.absolute().parent, kernels_dir()] if path else [kernels_dir()], tune)
     files = _files()
     if path := files.get(name) or next((path for path in files.values() if path.stem == name), None):
-        return KernelSampler(path.stem.split("_")[0], path.read_text(), path.name, path.parent, tune)
+        return KernelSampler(path.stem.split("_")[0], path.read_text(), path.name, [path.parent], tune)
     if tune and name in (*baselines.BASELINES, *peers.PEERS):
         raise ValueError(f"{name}: got {', '.join(tune)}, accepted: no tune parameters (it is not a kernel)")
     if name in baselines.BASELINES:
@@ -77,15 +77,15 @@ class KernelSampler:
     """One kernel file with its tune macros. draw, ulps, input: from the contract."""
     kind, reports_status = "kernel", True
 
-    def __init__(self, name, text, filename, folder, tune):
-        self.text, self.filename, self.folder, self._compiled = text, filename, Path(folder), {}
+    def __init__(self, name, text, filename, folders, tune):
+        self.text, self.filename, self.folders, self._compiled = text, filename, list(dict.fromkeys(folders)), {}
         self.contract = contract.parse(text, filename, tune)
         self.draw, self.ulps, self.input, self.tune = self.contract.draw, self.contract.ulps, self.contract.input, self.contract.tune
         self.name = (name or self.contract.launches[0].kernel) + "".join(f"-{key}{tune[key]}" for key in sorted(tune))
         for launch in self.contract.launches:
             for ctype, parameter in launch.parameters:
                 self._check_parameter(ctype, parameter)
-        mark = [text, *gpu.headers(text, self.folder).values(), repr(sorted(self.tune.items()))]
+        mark = [text, *gpu.headers(text, self.folders).values(), repr(sorted(self.tune.items()))]
         self.source_hash = hashlib.sha256("\0".join(mark).encode()).hexdigest()
 
     def _check_parameter(self, ctype, name):
@@ -109,7 +109,7 @@ class KernelSampler:
 
     def registers(self, arch=90, dtype=torch.float32):
         """{kernel: registers, spill_bytes, shared_bytes} compiled for sm_<arch>; needs no GPU, but CuPy and NVRTC."""
-        return gpu.compile_offline(self.text, self.filename, self.folder, self.defines(dtype), arch)
+        return gpu.compile_offline(self.text, self.filename, self.folders, self.defines(dtype), arch)
 
     def bind(self, problem) -> Call:
         """Check, compile, share and allocate once. The Call's outputs are overwritten by its next call."""
@@ -123,7 +123,7 @@ class KernelSampler:
 
     def predicted_bytes(self, problem, rejected: int) -> int:
         """The contract's `bytes`: bytes of rows that the kernel reads when `rejected` requests end in a rejection."""
-        return contract.evaluate(self.contract.bytes, self.contract.resolve(self.symbols(problem)) | {"rejected": rejected})
+        return self.contract.number(self.contract.bytes, self.contract.resolve(self.symbols(problem)) | {"rejected": rejected})
 
     def symbols(self, problem):
         """The integers that the contract's expressions may use."""
@@ -137,11 +137,11 @@ class KernelSampler:
         if key not in self._compiled:
             defines, launches = self.defines(problem.dtype), self.contract.launches
             if problem.device.type == "cuda":
-                module = gpu.compile_module(self.text, self.filename, self.folder, defines, problem.device)
+                module = gpu.compile_module(self.text, self.filename, self.folders, defines, problem.device)
                 self._compiled[key] = {launch.kernel: module.get_function(launch.kernel) for launch in launches}
             else:
                 self._compiled[key] = {launch.kernel: cpu.compile_kernel(
-                    self.text, launch.kernel, self.filename, launch.parameters, defines, [self.folder]) for launch in launches}
+                    self.text, launch.kernel, self.filename, launch.parameters, defines, self.folders) for launch in launches}
         return self._compiled[key]
 
     def show(self, problem=None, arch=90):
@@ -169,10 +169,10 @@ class Call:
         self.problem, self.outputs = problem, empty_outputs(problem)
         known = sampler.contract.resolve(sampler.symbols(problem))
         strides = {"target_stride": problem.target_stride, "draft_stride": problem.draft_stride}
-        self.scratch = {name: torch.zeros(contract.evaluate(count, known), dtype=_scratch_dtype(sampler, name), device=problem.device)
+        self.scratch = {name: torch.zeros(sampler.contract.number(count, known), dtype=_scratch_dtype(sampler, name), device=problem.device)
                         for name, count in sampler.contract.scratch.items()}
         arrays = {name: getattr(problem, name, None) for name in POINTERS} | dict(zip(OUTPUTS, self.outputs)) | self.scratch
-        size = lambda text: contract.evaluate(text, known)
+        size = lambda text: sampler.contract.number(text, known)
         shapes = [(launch, tuple(map(size, launch.grid)), tuple(map(size, launch.block)), size(launch.shared))
                   for launch in sampler.contract.launches] if problem.batch else []
         kernels = sampler.kernels(problem) if shapes else {}

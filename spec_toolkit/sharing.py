@@ -25,7 +25,13 @@ def to_cupy(tensor):
 
 
 def to_torch(array, dtype=None):
-    """A tensor over the memory of a CuPy (or NumPy) array. dtype torch.bfloat16 reads uint16 as bfloat16."""
+    """A tensor over the memory of a CuPy (or NumPy) array. dtype torch.bfloat16 reads uint16 as bfloat16.
+
+    Raises ValueError for a negative stride: torch.from_dlpack ends the whole process at one.
+    """
+    strides = getattr(array, "strides", None)
+    if not hasattr(array, "__dlpack__") or strides is None or min(strides, default=0) < 0:
+        raise ValueError(f"array: got {type(array).__name__} with strides {strides}, accepted: a CuPy or NumPy array without negative ones")
     tensor = torch.from_dlpack(array)
     pointer = array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
     return _same(tensor if dtype is None else tensor.view(dtype), array, lambda t: t.data_ptr(), pointer)

@@ -16,7 +16,7 @@ PADDING_VALUE = 1e30  # columns past vocab: finite garbage, so that a kernel tha
 
 
 def make_problem(batch=4, draft_len=8, vocab=32000, acceptance=0.7, shape="zipf", seed=0, device="cpu",
-                 dtype=torch.float32, logits=False, temperature=1.0, draft_probs=True, row_padding=0) -> Problem:
+                 dtype=torch.float32, logits=False, temperature=1.0, draft_probs=True, row_padding=0, draft_lse=False) -> Problem:
     """A random Problem on `device`; the same arguments give the same problem on the same device type.
 
     draft_len: K for every request, or a list of `batch` lengths (0 allowed). acceptance: wanted mean acceptance in
@@ -24,6 +24,7 @@ def make_problem(batch=4, draft_len=8, vocab=32000, acceptance=0.7, shape="zipf"
     it (flat below about 0.3, vocab 1); 0 always gives disjoint rows for vocab >= 2. logits=True stores
     log(row) * temperature, temperature being a number or a list, 0 = greedy (there the draft's first choice is the
     target's with probability `acceptance`). draft_probs=False: one-hot drafts. row_padding: extra columns of garbage.
+    draft_lse=True (logits with draft rows): the log-normaliser of each draft row too; NaN at temperature 0, where none is used.
     """
     spec = {k: v for k, v in locals().items()} | {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
     lengths = [draft_len] * batch if isinstance(draft_len, int) else [int(k) for k in draft_len]
@@ -41,6 +42,7 @@ def make_problem(batch=4, draft_len=8, vocab=32000, acceptance=0.7, shape="zipf"
     draft = _rows(len(request), vocab, row_padding, dtype, device) if draft_probs else None
     tokens = torch.empty(len(request), dtype=torch.int32, device=device)
     overlap = torch.empty(len(request), dtype=torch.float64, device=device)
+    lse = torch.empty(len(request), dtype=torch.float32, device=device) if draft_lse else None
     for rows in row_chunks(len(request), vocab):
         row_heat = heat[request[rows]]
         p = _weights(rows.stop - rows.start, vocab, shape, random)
@@ -49,9 +51,11 @@ def make_problem(batch=4, draft_len=8, vocab=32000, acceptance=0.7, shape="zipf"
         target[target_row[rows]] = stored
         if draft_probs:
             draft[rows] = _store(q, row_heat, logits, dtype)
+            if draft_lse:
+                lse[rows] = _log_normaliser(draft[rows], row_heat)
         p = _as_read(stored, row_heat, logits)
         if draft_probs:
-            q = _as_read(draft[rows], row_heat, logits)
+            q = _as_read(draft[rows], row_heat, logits, lse[rows] if draft_lse else None)
             tokens[rows], overlap[rows] = _race(q, random), torch.minimum(p, q).sum(-1)
         else:
             tokens[rows] = _guess(p, acceptance, random)
@@ -60,13 +64,13 @@ def make_problem(batch=4, draft_len=8, vocab=32000, acceptance=0.7, shape="zipf"
         target[bonus_row[rows]] = _store(_weights(rows.stop - rows.start, vocab, shape, random), heat[rows], logits, dtype)
     kind = "logits" if logits else "probs"
     return Problem(
-        draft_start=_starts(lengths, device), draft_tokens=tokens, temperature=heat if logits else None,
+        draft_start=_starts(lengths, device), draft_tokens=tokens, temperature=heat if logits else None, draft_lse=lse,
         seeds=torch.randint(2**63 - 1, (batch,), generator=random, device=device),
         positions=torch.randint(2**40, (batch,), generator=random, device=device),  # past 32 bits, so that the high word matters
         acceptance=float(overlap.mean()) if len(request) else None, spec=spec, **{f"target_{kind}": target, f"draft_{kind}": draft})
 
 
-def _check(lengths, temperatures, *, batch, vocab, acceptance, shape, dtype, logits, row_padding, **_):
+def _check(lengths, temperatures, *, batch, vocab, acceptance, shape, dtype, logits, draft_probs, row_padding, draft_lse, **_):
     for name, got, fine, accepted in (
             ("shape", shape, shape in EXPONENTS, f"one of {list(EXPONENTS)}"),
             ("batch", batch, batch >= 0, "0 or more"),
@@ -77,7 +81,8 @@ def _check(lengths, temperatures, *, batch, vocab, acceptance, shape, dtype, log
             ("temperature", temperatures, len(temperatures) == batch and all(0 <= t < float("inf") for t in temperatures),
              f"0 or more, one for all or {batch} values"),
             ("dtype", dtype, dtype in ROW_DTYPES, ROW_DTYPES),
-            ("row_padding", row_padding, row_padding >= 0, "0 or more")):
+            ("row_padding", row_padding, row_padding >= 0, "0 or more"),
+            ("draft_lse", draft_lse, not draft_lse or logits and draft_probs, "False without logits=True and draft_probs=True")):
         if not fine:
             raise ValueError(f"{name}: got {got}, accepted: {accepted}")
 
@@ -123,8 +128,14 @@ def _store(rows, heat, logits, dtype):
     return (rows.log_() * torch.where(heat > 0, heat, 1)[:, None] if logits else rows).to(dtype)
 
 
-def _as_read(stored, heat, logits):
-    return probability_rows(stored, heat, torch.float64) if logits else stored.double()
+def _as_read(stored, heat, logits, lse=None):
+    return probability_rows(stored, heat, torch.float64, lse) if logits else stored.double()
+
+
+def _log_normaliser(stored, heat):
+    """logsumexp(stored / heat) in float64, rounded to float32, [rows]; NaN where heat is 0: whoever reads it there is seen to."""
+    exact = torch.logsumexp(stored.double() / heat.double()[:, None], -1)
+    return torch.where(heat > 0, exact, torch.nan).float()
 
 
 def _race(q, random):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spec_toolkit"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MAY_IMPORT_CUPY = {"sampler.py", "gpu.py", "sharing.py", "bench.py", "results.py"}
+MAY_IMPORT_CUPY = {"sampler.py", "gpu.py", "sharing.py", "clock.py", "results.py"}
 
 
 def import_nodes(tree):
@@ -36,7 +36,8 @@ def cupy_imports(tree):
         name.split(".")[0] in ("cupy", "cupyx") for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]))]
 
 
-@pytest.mark.parametrize("name, allowed", [("problem.py", set()), ("results.py", set()), ("plot.py", {"results"})])
+@pytest.mark.parametrize("name, allowed", [("problem.py", set()), ("results.py", set()), ("reading.py", {"results"}), ("tables.py", {"reading"}), ("plot.py", {"reading", "tables"}),
+                                           ("parts.py", {"reading", "tables"}), ("plot_ladder.py", {"plot", "parts", "reading"}), ("plot_grid.py", {"plot", "reading"})])
 def test_arrows(name, allowed):
     assert own_imports(PACKAGE / name) <= allowed
 

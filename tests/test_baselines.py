@@ -48,6 +48,28 @@ def test_logits(sampler, temperature, draft_probs):
                                             draft_probs=draft_probs, dtype=dtype, seed=11))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 0.0, [0.0, 1.0, 2.0, 0.7]])
+def test_logits_with_draft_lse(sampler, temperature):
+    for dtype in (torch.float32, torch.bfloat16):
+        problem = make_problem(4, [2, 0, 6, 3], vocab=500, logits=True, temperature=temperature, draft_lse=True, dtype=dtype, seed=11)
+        assert_passes(sampler, problem)
+        if temperature == 1.0:
+            problem.draft_lse.sub_(3.0)  # the drafter's word counts: twenty times as sure of everything
+            result = assert_passes(sampler, problem)
+            assert result.exact == 4 and sampler(problem).num_accepted.sum() < 6
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.0**-126, 0.0])
+def test_logits_of_any_magnitude(sampler, temperature):
+    rows = torch.tensor([[1.0, 3, 3], [-INF, 0, 0], [NAN, 0, 0], [0, INF, 0], [-INF] * 3, [1e30, 1e30, -1e30], [3e38, 0, -3e38]])
+    pairs = torch.cartesian_prod(torch.arange(7), torch.arange(7))
+    target, draft = rows[pairs], rows[pairs[:, :1]].flip(2)
+    for token in (0, 1, 5):
+        tokens = torch.full((49, 1), token)
+        for given in (draft, None):
+            assert_passes(sampler, from_torch(target, tokens, given, kind="logits", temperature=temperature))
+
+
 def edge_problem(target, draft, token, bonus=(0.25, 0.25, 0.5)):
     return from_torch(torch.tensor([[target, bonus]]), torch.tensor([[token]]), None if draft is None else torch.tensor([[draft]]))
 
@@ -96,12 +118,14 @@ def test_calls_reuse_their_buffers_and_samplers_do_not(sampler):
 
 
 def test_vectorised_does_not_look_at_the_host(monkeypatch):
-    call = load_baseline("torch_vectorised").bind(make_problem(4, [2, 0, 6, 3], vocab=50, logits=True, temperature=[0., 1., 1., 2.]))
+    calls = [load_baseline("torch_vectorised").bind(make_problem(
+        4, [2, 0, 6, 3], vocab=50, logits=True, temperature=[0., 1., 1., 2.], draft_lse=lse)) for lse in (False, True)]
     for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "nonzero"):
         def refuse(*args, name=name, **kwargs):
             raise AssertionError(f"Tensor.{name} waits for the device")
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    call()
+    for call in calls:
+        call()
 
 
 def test_names():
@@ -115,7 +139,9 @@ def test_names():
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
-@pytest.mark.parametrize("options", [{"draft_len": [3, 0, 4]}, {"draft_len": 0}, {"draft_probs": False, "dtype": torch.bfloat16}], ids=str)
+@pytest.mark.parametrize("options", [
+    {"draft_len": [3, 0, 4]}, {"draft_len": 0}, {"draft_probs": False, "dtype": torch.bfloat16},
+    {"logits": True, "dtype": torch.bfloat16, "temperature": [0.0, 1.0, 0.5], "draft_lse": True}], ids=str)
 def test_compiled(options):
     assert_passes(load_baseline("torch_compile"), make_problem(**{"batch": 3, "draft_len": 3, "vocab": 129, "seed": 2, **options}))
 

@@ -1,4 +1,4 @@
-"""bench.py: without a GPU the refusals, the bytes, the order of the rounds and the kernels' compilation; with one, times."""
+"""bench.py and clock.py: without a GPU the refusals, the bytes, the order of the rounds and the kernels' compilation; with one, times."""
 import io
 from types import SimpleNamespace
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spec_toolkit import bench
+from spec_toolkit import clock as clocks
 
 try:
     import cupy
@@ -51,13 +52,13 @@ def test_names_repeats_and_flush_are_checked():
     for samplers, repeats in (([], 1), ([SimpleNamespace(name="v1")] * 2, 1), ([SimpleNamespace(name="v1")], 0)):
         with pytest.raises(ValueError, match="accepted are"):
             bench.compare(samplers, rows(), repeats)
-    with pytest.raises(ValueError, match="'read', 'write'"):
+    with pytest.raises(ValueError, match="'read', 'write', 'written'"):
         bench.Clock(torch.device("cuda"), "none")
 
 
 def test_no_candidate_always_follows_the_same_neighbour():
     names = list("abcd")
-    orders = [bench._order(names, turn) for turn in range(8)]
+    orders = [clocks._order(names, turn) for turn in range(8)]
     assert all(sorted(order) == names for order in orders)
     before = {(order[i - 1], order[i]) for order in orders for i in range(1, 4)}
     assert all(len({b for b, c in before if c == name}) >= 2 for name in names)
@@ -65,10 +66,10 @@ def test_no_candidate_always_follows_the_same_neighbour():
 
 
 def test_read_shapes_never_launch_blocks_with_nothing_to_read():
-    assert bench.read_shapes(0, 132) == [(1, 1), (2, 1), (4, 1), (8, 1)]
+    assert clocks.read_shapes(0, 132) == [(1, 1), (2, 1), (4, 1), (8, 1)]
     for nbytes in (16, 513024, 239_000_000):
-        shapes = bench.read_shapes(nbytes, 132)
-        assert all((blocks - 1) * unroll * bench.THREADS * 16 < nbytes for unroll, blocks in shapes)
+        shapes = clocks.read_shapes(nbytes, 132)
+        assert all((blocks - 1) * unroll * clocks.THREADS * 16 < nbytes for unroll, blocks in shapes)
     assert max(blocks for _, blocks in shapes) == 132 * 32
 
 
@@ -110,6 +111,40 @@ def test_host_rounds_give_up_on_slow_calls_but_not_before_ten(clock):
     host, whole = clock.host_rounds({"fast": lambda: None, "slow": lambda: bench.time.sleep(0.004)}, 30, 0.02)
     assert len(host["fast"]) == 30 and 10 <= len(whole["slow"]) < 30
     assert all(h <= w for h, w in zip(host["slow"], whole["slow"])) and whole["slow"][0] > 4000
+
+
+def test_a_slow_replay_gets_fewer_samples_but_not_below_ten(clock):
+    samples = clock.rounds({"fast": advance(0.001), "slow": advance(10)}, 100, seconds=0.15)
+    assert len(samples["fast"]) == 100 and len(samples["slow"]) == 20, "150 ms are over after two chunks of ten"
+    assert len(clock.rounds({"slow": advance(10)}, 100, seconds=0)["slow"]) == 10
+    assert len(clock.rounds({"slow": advance(10)}, 4, seconds=0)["slow"]) == 4
+
+
+def test_the_written_flush_leaves_every_row_as_it_was():
+    made = clocks.Clock.__new__(clocks.Clock)
+    rows = torch.tensor([[0.1, float("inf"), 1e-41], [3.0, float("nan"), -0.0]])
+    padded = torch.full((2, 5), 7.0)
+    padded[:, :3] = rows
+    read = []
+    made.kind, made.rows, made._read = "written", [padded[:, :3]], lambda: read.append(1)
+    version = padded._version
+    made._flush_once()
+    assert read and padded._version > version, "written"
+    assert torch.equal(padded[:, :3].view(torch.int32), rows.view(torch.int32)) and (padded[:, 3:] == 7).all()
+    made.kind = "read"
+    made._flush_once()
+    assert padded._version == version + 1 and len(read) == 2
+
+
+class Slow:
+    def bind(self, problem):
+        bench.time.sleep(0.002)
+        return "call"
+
+
+def test_binding_is_timed_and_the_last_call_is_kept(clock):
+    call, times = bench._bound(clock, Slow(), None)
+    assert call == "call" and len(times) == bench.BINDS and all(us >= 2000 for us in times) and clock.waits == bench.BINDS
 
 
 def outputs(values=((1, -1),)):
@@ -174,7 +209,7 @@ def test_our_kernels_compile_without_a_gpu_and_do_not_spill(arch):
     compiler = pytest.importorskip("cupy.cuda.compiler")
     log = io.StringIO()
     try:
-        program = compiler._NVRTCProgram(bench.SOURCE, "bench.cu", method="cubin")
+        program = compiler._NVRTCProgram(clocks.SOURCE, "clock.cu", method="cubin")
     except (ImportError, OSError, RuntimeError) as error:
         pytest.skip(f"no NVRTC here: {error}")
     program.compile((f"-arch={arch}", "--std=c++17", "--ptxas-options=-v"), log)
@@ -188,7 +223,7 @@ def problem_and_samplers():
 
 
 @needs_gpu
-@pytest.mark.parametrize("flush", bench.FLUSHES)
+@pytest.mark.parametrize("flush", clocks.FLUSHES)
 def test_compare_on_the_gpu(flush):
     problem, samplers = problem_and_samplers()
     times = bench.compare(samplers, problem, repeats=20, flush=flush)

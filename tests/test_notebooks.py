@@ -6,7 +6,9 @@ import pytest
 
 pytest.importorskip("papermill")
 pytest.importorskip("spec_toolkit.sampler")
-from spec_toolkit import bench, check, make_problem, paths, results, runs
+from made_up import record
+
+from spec_toolkit import bench, check, experiments, make_problem, paths, results, runs
 from spec_toolkit.sampler import load_sampler
 
 
@@ -39,16 +41,70 @@ def recorded(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "results_dir", lambda: tmp_path / "results")
 
 
-def test_quick_demo_without_a_gpu_shows_the_recorded_figure(recorded, monkeypatch, tmp_path, capsys):
+def execute(name, monkeypatch, **parameters):
+    """The names that a notebook's cells leave, run here on a machine that has no GPU."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     matplotlib.use("agg")
-    names = {"out": None}
-    for cell in json.loads(runs.find_notebook("quick_demo").read_text())["cells"]:
+    names = {}
+    for cell in json.loads(runs.find_notebook(name).read_text())["cells"]:
         if cell["cell_type"] == "code":
             source = "".join(cell["source"])
-            exec(compile(source, cell["id"], "exec"), names)
+            exec(compile(source, cell["id"], "exec"), names)  # noqa: S102 (a notebook of ours, as Jupyter would)
             if cell["id"] == "parameters":
-                names |= {"batch": 2, "draft_len": 2, "vocab": 64, "out": str(tmp_path / "out")}
+                assert set(parameters) <= set(names)
+                names |= parameters
+    return names
+
+
+def test_quick_demo_without_a_gpu_shows_the_recorded_figure(recorded, monkeypatch, tmp_path, capsys):
+    names = execute("quick_demo", monkeypatch, batch=2, draft_len=2, vocab=64, out=str(tmp_path / "out"))
     assert "No GPU here" in (said := capsys.readouterr().out) and "Recorded on Paper" in said
     assert "the fastest call, torch_vectorised, took 90 µs on Paper, 10 times less than the Python loop" in names["sentence"]
     assert {"quick_demo.png", "quick_demo.svg", "step.png", "step.svg"} == {path.name for path in (tmp_path / "out").iterdir()}
+
+
+SMALL = {"ladder": {"check_batch": 2, "check_vocab": 65}, "batch_scaling": {"check_batch": 2, "check_vocab": 65},
+         "vocab_scaling": {"check_vocabs": [1, 33]}, "profile": {"check_batch": 2, "check_vocab": 65}}
+FIGURES = {"ladder": {"ladder"}, "batch_scaling": {"batch_time", "batch_speedup"}, "vocab_scaling": {"vocab_time", "vocab_speedup", "grid_speedup"},
+           "profile": {"profile", "bytes", "shares"}}
+
+
+def test_a_notebook_of_the_ladder_runs_under_papermill(tmp_path):
+    made = runs.run_notebook("ladder", SMALL["ladder"], out=tmp_path, progress=False)
+    text = printed(made.notebook)
+    assert "rungs gave the reference's tokens" in text and "| v1 | PASS | 2 of 2 |" in text and "FAIL" not in text
+    assert "ladder: recorded on" in text or "No time has been recorded for `ladder`" in text
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_notebooks_of_the_ladder_say_that_nothing_is_recorded(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(paths, "results_dir", lambda: tmp_path / "results")
+    names = execute(name, monkeypatch, **SMALL[name], out=str(tmp_path / "out"))
+    assert "no GPU here: nothing is timed" in (said := capsys.readouterr().out) and f"`spec-toolkit gpu --experiments {name}`" in said
+    assert names["sentence"].endswith("for want of a record.")
+    assert not (tmp_path / "out").exists()
+
+
+def write_experiments(folder):
+    """Made-up records of every problem of the experiments that these notebooks draw: the best rung and three others."""
+    ours = experiments.best_rung("probs")
+    for name in ("ladder", "batch_scaling", "vocab_scaling", "grid", "profile", "flush_modes", "misaligned", "dtypes"):
+        for arguments in experiments.EXPERIMENTS[name].problems:
+            arguments = arguments | {"dtype": str(arguments.get("dtype", "float32")).removeprefix("torch.")}
+            megabytes = arguments["batch"] * arguments["vocab"] * 6e-6
+            for sampler, us in ((ours, 6 + megabytes / 4), ("v1", 900 + megabytes), ("flashinfer_chain", 60 + megabytes), ("python_loop", None)):
+                made = record(sampler, us, experiment=name, megabytes=megabytes, limit_us=4 + megabytes / 4.5, call_us=us or 700.0, **arguments)
+                path = folder / "paper" / name / f"{sampler}-{results.slug(str(arguments))}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(results.to_text(made))
+    return ours
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_notebooks_of_the_ladder_draw_what_is_recorded(name, monkeypatch, tmp_path, capsys):
+    ours = write_experiments(tmp_path / "results")
+    monkeypatch.setattr(paths, "results_dir", lambda: tmp_path / "results")
+    names = execute(name, monkeypatch, **SMALL[name], out=str(tmp_path / "out"))
+    assert f"{name}: recorded on NVIDIA Paper" in (said := capsys.readouterr().out) and f"source: {ours}" in said.replace("python_loop, v1, ", "")
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == FIGURES[name]
+    assert ours in names["sentence"] and "for want of" not in names["sentence"]

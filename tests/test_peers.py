@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from spec_toolkit import bench, peers, readme, results, structure
+from spec_toolkit import bench, composed, peers, readme, results, structure
 from spec_toolkit.baselines import empty_outputs, load_baseline
 from spec_toolkit.check import check
 from spec_toolkit.crosscheck import crosscheck
@@ -142,6 +142,17 @@ def test_the_mode_of_pytorch_is_put_back():
     assert not torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
 
 
+@pytest.mark.parametrize("draft_lse", [False, True])
+def test_a_peer_behind_a_softmax(monkeypatch, draft_lse):
+    problem = make_problem(5, 3, vocab=128, logits=True, temperature=[0.0, 1.0, 0.5, 2.0, 1.0], draft_lse=draft_lse, seed=2)
+    sampler = composed.Composed(Fake(source_hash="behind"))
+    result = check(sampler, problem)
+    assert result and result.law.sampler == "softmax+fake" and sampler.own_generator and sampler.capturable, result
+    monkeypatch.setattr(structure, "_laws", {})  # the law is the composite's own: a softmax that is wrong is seen
+    monkeypatch.setattr(composed.Side, "_write_random", lambda self: torch.softmax(self.logits, -1, out=self.probs))
+    assert not check(sampler, problem).law
+
+
 # ---- FlashInfer's adapter ------------------------------------------------------------------------------------------
 
 def test_counters_start_at_zero_and_the_offset_advances(problem):
@@ -200,6 +211,10 @@ def test_transformers_passes(transformers, options, monkeypatch):
 
 
 def test_limits_of_transformers(transformers):
+    with pytest.raises(ValueError, match="transformers: got draft_lse"):
+        transformers.bind(make_problem(2, 2, vocab=32, logits=True, draft_lse=True))
+    with pytest.raises(ValueError, match="composed: got 'transformers'"):
+        composed.Composed(transformers)
     with pytest.raises(ValueError, match="temperature 0"):
         transformers.bind(make_problem(2, 2, vocab=32, logits=True, temperature=0.0))
     problem = make_problem(2, 2, vocab=32)

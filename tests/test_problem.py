@@ -16,6 +16,9 @@ def small(**changes):
                 draft_probs=torch.full((2, 3), 1 / 3)) | changes
 
 
+LOGITS = dict(target_probs=None, draft_probs=None, target_logits=torch.zeros(4, 3), draft_logits=torch.zeros(2, 3))
+
+
 def test_properties():
     p = Problem(**small())
     assert (p.batch, p.num_draft, p.vocab, p.max_draft, p.draft_len, p.kind) == (2, 2, 3, 2, [2, 0], "probs")
@@ -40,6 +43,11 @@ def test_properties():
     (ValueError, "target_probs", dict(target_probs=torch.full((3,), 1 / 3).expand(4, 3))),
     (TypeError, "draft_probs", dict(draft_probs=torch.full((2, 3), 1 / 3).half())),
     (ValueError, "draft_probs", dict(draft_probs=torch.full((2, 4), 1 / 4))),
+    (ValueError, "draft_lse", dict(draft_lse=torch.zeros(2))),
+    (ValueError, "draft_lse", LOGITS | dict(draft_logits=None, draft_lse=torch.zeros(2))),
+    (ValueError, "draft_lse", LOGITS | dict(draft_lse=torch.zeros(3))),
+    (TypeError, "draft_lse", LOGITS | dict(draft_lse=torch.zeros(2).double())),
+    (ValueError, "temperature", LOGITS | dict(temperature=torch.tensor([1.0, 1e-38]))),
     (ValueError, "draft_start", dict(draft_start=torch.tensor([0, 1, 1], dtype=torch.int32))),
     (ValueError, "draft_start", dict(draft_start=torch.tensor([0, 3, 2], dtype=torch.int32))),
 ])
@@ -113,6 +121,60 @@ def test_probability_rows_at_the_edges():
     assert warm[1].tolist() == [0, 0.5, 0.5]
     assert greedy[2:].isnan().all() and warm[2:].isnan().all()
     assert probability_rows(torch.tensor([[5.0, 6]]), torch.tensor([1e-38])).tolist() == [[0, 1]]  # 6 / 1e-38 overflows
+
+
+def test_rows_of_any_magnitude():
+    huge = torch.tensor([[1e30, 1e30, -1e30], [3e38, 0, -3e38], [-3e38, -3e38, -torch.inf]])
+    for heat in (1.0, 0.5, 2.0**-126):
+        assert probability_rows(huge, torch.full((3,), heat)).tolist() == [[0.5, 0.5, 0], [1, 0, 0], [0.5, 0.5, 0]]
+        doubled = probability_rows(huge, torch.full((3,), heat), torch.float64)
+        assert doubled.tolist() == [[0.5, 0.5, 0], [1, 0, 0], [0.5, 0.5, 0]]
+    assert probability_rows(huge, torch.zeros(3)).tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
+
+
+def test_rows_by_a_given_normaliser():
+    inf, nan = float("inf"), float("nan")
+    rows = torch.tensor([[0.0, 2, -inf], [0, nan, 2], [0, inf, 2], [-inf, -inf, -inf], [800, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
+    lse = torch.tensor([1.0, 1, 1, 1, 0, nan, inf, -inf])
+    found = probability_rows(rows, torch.full((8,), 2.0), torch.float64, lse)
+    torch.testing.assert_close(found[0], torch.tensor([-1.0, 0, -inf]).double().exp())  # as told: it does not sum to 1
+    assert found[1].isnan().tolist() == [False, True, False]                            # each entry is its own
+    assert found[2].isinf().tolist() == [False, True, False] and found[3].tolist() == [0, 0, 0]
+    assert found[4].tolist() == [inf, 1, 1]                                             # e^400 is past float32's range
+    assert found[5:].isnan().all()                                                      # a normaliser that is not finite
+    assert probability_rows(rows[:1], torch.zeros(1), lse=torch.tensor([nan])).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_draft_lse_of_make_problem(dtype):
+    spec = dict(batch=3, draft_len=[2, 0, 3], vocab=70, logits=True, temperature=[0.5, 1, 0], row_padding=3, dtype=dtype, seed=4)
+    given, plain = make_problem(draft_lse=True, **spec), make_problem(**spec)
+    heat = torch.tensor([[0.5], [0.5]])
+    torch.testing.assert_close(given.draft_lse[:2], torch.logsumexp(given.draft_logits[:2].float() / heat, 1))
+    assert given.draft_lse[2:].isnan().all()  # greedy: nobody may look
+    assert torch.equal(given.draft_tokens, plain.draft_tokens) and given.acceptance == pytest.approx(plain.acceptance, abs=1e-5)
+    torch.testing.assert_close(given.probs().draft_probs, plain.probs().draft_probs)
+    assert given.probs().draft_lse is None and given.spec["draft_lse"] is True and ", draft_lse, " in repr(given)
+    assert "draft_lse" not in repr(plain) and plain.draft_lse is None
+    taken = given.take([2, 0])
+    assert torch.equal(taken.draft_lse[3:], given.draft_lse[:2]) and taken.draft_lse[:3].isnan().all()
+
+
+def test_draft_lse_is_what_normalises():
+    problem = make_problem(batch=2, draft_len=2, vocab=20, logits=True, draft_lse=True)
+    problem.draft_lse.add_(1)
+    plain = make_problem(batch=2, draft_len=2, vocab=20, logits=True)
+    torch.testing.assert_close(problem.probs().draft_probs, plain.probs().draft_probs / torch.e)
+
+
+def test_from_torch_with_draft_lse():
+    target, draft, tokens = torch.randn(2, 4, 5), torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.int32)
+    problem = from_torch(target, tokens, draft, kind="logits", temperature=0.5, draft_lse=torch.logsumexp(draft / 0.5, -1))
+    torch.testing.assert_close(problem.probs().draft_probs, torch.softmax(draft.view(6, 5) / 0.5, -1))
+    flat = from_torch(target.view(8, 5), tokens.view(-1), draft.view(6, 5), kind="logits", draft_start=[0, 3, 6], draft_lse=problem.draft_lse)
+    assert flat.draft_lse.data_ptr() == problem.draft_lse.data_ptr()
+    with pytest.raises(ValueError, match=r"^draft_lse: got shape \(3,\)"):
+        from_torch(target, tokens, draft, kind="logits", draft_lse=torch.zeros(3))
 
 
 @pytest.mark.parametrize("shape", ["zipf", "peaked", "flat"])
@@ -191,7 +253,7 @@ def test_chunks_cover_all_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("name, wrong", [("shape", "round"), ("acceptance", 1.5), ("batch", -1), ("vocab", 0), ("draft_len", [1, 2]),
-                                         ("temperature", -1.0), ("dtype", torch.float64), ("row_padding", -1)])
+                                         ("temperature", -1.0), ("dtype", torch.float64), ("row_padding", -1), ("draft_lse", True)])
 def test_make_problem_names_the_argument(name, wrong):
     with pytest.raises(ValueError, match=f"^{name}: got "):
         make_problem(**{"batch": 4, name: wrong})

@@ -1,22 +1,28 @@
-"""The gpu command: what it refuses without a GPU, and that the experiments are arguments a problem can be made of."""
+"""The gpu command on paper: what it refuses, records, leaves out, passes over, and that one failure loses nothing else."""
+import functools
+import inspect
+import tarfile
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("spec_toolkit.sampler")
-from spec_toolkit import bench, cli, make_problem, recording, suite
+from spec_toolkit import bench, cli, make_problem, recording, results, suite
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.check import check
+from spec_toolkit.experiments import Experiment, grid
+from spec_toolkit.peers import PeerMissing
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 @without_gpu
-def test_without_a_gpu_it_refuses(tmp_path, capsys):
-    assert cli.main(["gpu", "--out", str(tmp_path)]) == 1
+@pytest.mark.parametrize("command", ["gpu", "crosscheck"])
+def test_without_a_gpu_it_refuses(command, tmp_path, capsys):
+    assert cli.main([command, "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert "spec-toolkit gpu: times need a CUDA GPU" in said.err and not said.out and not list(tmp_path.iterdir())
+    assert f"spec-toolkit {command}: times need a CUDA GPU" in said.err and not said.out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words, said", [(["--samplers", "python_loop", "v99"], "samplers: got v99, accepted: "),
@@ -26,70 +32,169 @@ def test_unknown_names_are_answered_with_the_right_ones(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_grid():
-    assert recording.grid(batch=(1, 4), vocab=(10, 20), draft_len=[2, 3]) == [
-        {"batch": b, "vocab": v, "draft_len": [2, 3]} for b in (1, 4) for v in (10, 20)]
+class Picky:
+    """A peer that takes one draft length of 2 or more, as some do."""
+    name, kind, draw, ulps, reports_status, own_generator, source_hash = "picky", "peer", "cdf", 1.0, False, True, "picky 1"
+
+    def bind(self, problem):
+        if set(problem.draft_len) != {2}:
+            raise ValueError(f"picky: got draft lengths {problem.draft_len}, accepted: 2")
+        return load_baseline("torch_vectorised").bind(problem)
 
 
-@pytest.mark.parametrize("name", recording.EXPERIMENTS)
-def test_experiments_make_problems(name):
-    experiment = recording.EXPERIMENTS[name]
-    assert experiment.problems and "device" not in str(experiment.problems) and experiment.kinds <= {"probs", "logits"}
-    for arguments in experiment.problems:  # the same arguments, small
-        made = make_problem(**arguments | {"vocab": 40, "batch": 2, "draft_len": 2})
-        assert made.kind == ("logits" if arguments.get("logits") else "probs")
-
-
-def timing(sampler, problem, run="run1"):
+def timing(sampler, problem, flush, run):
     limits = {"stream_read_us": [5.0], "empty_launch_us": [3.0]}
-    return bench.Timing(sampler.name, check(sampler, problem), "read", run, "2026-11-24T00:00:00+00:00", None, "the test has no GPU",
-                        [90.0, 91.0], [80.0, 81.0], 1000, 1, limits)
+    result = SimpleNamespace(to_dict=lambda: {"passed": True}) if sampler.name == "picky" else check(sampler, problem)
+    return bench.Timing(sampler.name, result, flush, run, f"2026-11-24T00:00:{len(run):02}+00:00", [8.0], None, [90.0, 91.0], [80.0, 81.0], 1000, 1, limits)
+
+
+class Verdict:
+    explained = ()
+
+    def __init__(self, passed):
+        self.passed = passed
+
+    def __bool__(self):
+        return self.passed
+
+
+NAMES = ("python_loop", "torch_vectorised", "picky")
 
 
 @pytest.fixture
-def on_paper(monkeypatch):
-    """A machine that believes it has a GPU: problems stay on the CPU, times are made up."""
+def paper(monkeypatch):
+    """A machine that believes it has a GPU: problems stay on the CPU, times are made up. Returns the calls of compare."""
+    compared = []
+
+    @functools.wraps(make_problem)
+    def made(device, **arguments):
+        problem = make_problem(**arguments)
+        problem.spec["device"] = device
+        return problem
+
+    def compare(samplers, problem, repeats, flush, seconds):
+        compared.append(([s.name for s in samplers], problem.spec["draft_len"], repeats, flush, seconds))
+        return {s.name: timing(s, problem, flush, "r" * len(compared)) for s in samplers}
+    monkeypatch.setattr(recording, "EXPERIMENTS", {
+        "small": Experiment(grid(batch=3, draft_len=(2, 0), vocab=40), NAMES, repeats=7, seconds=0.5, flushes=("read", "write"))})
     monkeypatch.setattr(recording.bench, "gpu_of", lambda device: device)
     monkeypatch.setattr(recording.torch.cuda, "get_device_name", lambda *_: "paper")
-    monkeypatch.setattr(recording, "make_problem", lambda device, **arguments: make_problem(**arguments | {"vocab": 64}))
-    monkeypatch.setattr(recording, "load_sampler", load_baseline)
-    monkeypatch.setattr(recording, "list_samplers", lambda: ["python_loop", "torch_vectorised"])
-    monkeypatch.setattr(recording.suite, "run_suite", lambda s, level, device, kind, real=suite.run_suite: real(s, "few", "cpu", kind))
-    monkeypatch.setattr(recording.bench, "compare", lambda samplers, problem, repeats, flush: {s.name: timing(s, problem) for s in samplers})
+    monkeypatch.setattr(results, "environment", lambda *_: {"gpu": "paper"})
+    monkeypatch.setattr(recording, "make_problem", made)
+    monkeypatch.setattr(recording, "load_sampler", lambda name: Picky() if name == "picky" else load_baseline(name))
+    monkeypatch.setattr(recording.suite, "run_suite", lambda s, level, device, kind: suite_cases(s))
+    monkeypatch.setattr(recording.suite, "check_each", lambda samplers, problem: [Verdict(True)])
+    monkeypatch.setattr(recording.bench, "compare", compare)
+    return compared
 
 
-def test_a_whole_run_on_paper(on_paper, tmp_path, capsys):
-    assert cli.main(["gpu", "--out", str(tmp_path), "--repeats", "2"]) == 0
+def suite_cases(sampler, real=suite.run_suite):
+    return [] if sampler.name == "picky" else real(sampler, "few", "cpu", "probs")
+
+
+def test_a_whole_run(paper, tmp_path, capsys):
+    assert cli.main(["gpu", "--out", str(tmp_path), "--archive", str(tmp_path / "r.tar.gz")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("PASS ") for line in lines) == 2 and "3 of 3 cases" in lines[1]
-    records = recording.recorded("quick_demo", tmp_path)
-    assert {r["sampler"] for r in records} == {"python_loop", "torch_vectorised"} and len({r["run_id"] for r in records}) == 1
+    assert sum(line.startswith("PASS ") for line in lines) == 3 and "3 of 3 cases" in lines[1] and "PASS picky: 1 of 1 cases" in lines[3]
+    assert lines[4].startswith("small 1/4 B=3 K=2 V=40 read 0.0 MB limit 5.0 µs: python_loop 8.0, torch_vectorised 8.0, picky 8.0 [")
+    assert "K=0 V=40 write" in lines[7] and "left out: picky" in lines[7]
+    assert paper == [(list(NAMES), 2, 7, "read", 0.5), (list(NAMES), 2, 7, "write", 0.5),
+                     (list(NAMES[:2]), 0, 7, "read", 0.5), (list(NAMES[:2]), 0, 7, "write", 0.5)]
+    records = results.load_records(tmp_path)
+    assert len(records) == 10 and [r["left_out"] for r in records if r["problem"]["draft_len"] == 2] == [{}] * 6
+    assert all("accepted: 2" in r["left_out"]["picky"] for r in records if r["problem"]["draft_len"] == 0)
+    with tarfile.open(tmp_path / "r.tar.gz") as tar:
+        assert len(tar.getnames()) == 10
 
 
-def test_a_failing_sampler_is_reported_and_not_timed(on_paper, monkeypatch, tmp_path, capsys):
-    def load(name):
-        if name == "python_loop":
-            return load_baseline(name)
-        wrong = load_baseline(name)
-        monkeypatch.setattr(wrong, "verify", lambda *arguments: arguments[-1].out_tokens.fill_(0), raising=False)
-        return wrong
-    monkeypatch.setattr(recording, "load_sampler", load)
+def test_resume_passes_over_what_is_recorded_as_it_is_today(paper, monkeypatch, tmp_path, capsys):
+    assert recording.record_all(tmp_path, stop_after=1e-9) is False
+    assert not paper and "4 problems left: --resume" in capsys.readouterr().out
+    assert recording.record_all(tmp_path, repeats=3) and len(paper) == 4 and paper[0][2] == 3
+    assert recording.record_all(tmp_path, resume=True) and len(paper) == 4 and "0 problems to time" in capsys.readouterr().out
+    monkeypatch.setattr(Picky, "source_hash", "picky 2")
+    assert recording.record_all(tmp_path, resume=True) and [call[1] for call in paper[4:]] == [2, 2], "only where picky is not left out"
+    monkeypatch.setattr(recording.torch.cuda, "get_device_name", lambda *_: "another")
+    assert recording.record_all(tmp_path, resume=True) and len(paper) == 10
+
+
+def test_the_spec_of_a_cell_is_what_its_record_says():
+    arguments = {"batch": 2, "draft_len": 1, "vocab": 9, "dtype": torch.bfloat16, "row_padding": 1}
+    said = recording.Cell("x", 1, 1, arguments, "read")
+    assert said.spec | {"device": "cpu"} == make_problem(**arguments).spec and str(said) == "x 1/1 B=2 K=1 V=9 bfloat16 row_padding 1 read"
+    assert set(said.spec) == set(inspect.signature(make_problem).parameters)
+
+
+def test_a_sampler_that_fails_the_suite_is_not_timed(paper, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recording.suite, "run_suite", lambda s, *_: [("case", Verdict(s.name != "torch_vectorised"))])
     assert cli.main(["gpu", "--out", str(tmp_path)]) == 1
-    printed = capsys.readouterr().out
-    assert "FAIL torch_vectorised: 0 of 3 cases" in printed and "PASS python_loop" in printed
-    assert [r["sampler"] for r in recording.recorded("quick_demo", tmp_path)] == ["python_loop"]
+    assert "FAIL torch_vectorised: 0 of 1 cases" in capsys.readouterr().out
+    assert {name for names, *_ in paper for name in names} == {"python_loop", "picky"} and len(paper) == 4
 
 
-def test_a_kernel_that_does_not_load_does_not_stop_the_others(on_paper, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(recording, "load_sampler", lambda name: load_baseline(name) if name == "python_loop" else 1 / 0)
-    assert not recording.record_all(tmp_path)
-    assert "FAIL torch_vectorised: ZeroDivisionError" in capsys.readouterr().out and recording.recorded("quick_demo", tmp_path)
+def test_a_sampler_that_fails_on_one_problem_leaves_the_others_their_times(paper, monkeypatch, tmp_path, capsys):
+    def compare(samplers, problem, repeats, flush, seconds, good=recording.bench.compare):
+        if flush == "write" and any(s.name == "python_loop" for s in samplers):
+            raise bench.UncheckedSampler("python_loop", "python_loop is not timed: wrong")
+        return good(samplers, problem, repeats, flush, seconds)
+    monkeypatch.setattr(recording.bench, "compare", compare)
+    assert recording.record_all(tmp_path) is False
+    assert capsys.readouterr().out.count("  FAIL python_loop is not timed: wrong") == 2
+    assert [(r["sampler"], r["flush"]) for r in results.load_records(tmp_path) if r["sampler"] == "python_loop"] == [("python_loop", "read")] * 2
+    assert sum(r["sampler"] == "torch_vectorised" for r in results.load_records(tmp_path)) == 4
+    before = len(paper)
+    assert recording.record_all(tmp_path, resume=True) is False and len(paper) == before + 2, "a failure is tried again, a refusal is not"
+
+
+def test_a_cell_that_raises_does_not_stop_the_others(paper, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recording.results, "record", lambda *a, real=results.record: 1 / 0 if a[2].spec["draft_len"] == 2 else real(*a))
+    assert recording.record_all(tmp_path) is False
+    assert "FAIL small 1/4 B=3 K=2 V=40 read: ZeroDivisionError" in capsys.readouterr().out and len(results.load_records(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("error, fine", [(PeerMissing("picky is not installed"), True), (ZeroDivisionError("x"), False)])
+def test_a_sampler_that_does_not_load_does_not_stop_the_others(paper, monkeypatch, tmp_path, capsys, error, fine):
+    def load(name):
+        if name == "picky":
+            raise error
+        return load_baseline(name)
+    monkeypatch.setattr(recording, "load_sampler", load)
+    assert recording.record_all(tmp_path) is fine and len(paper) == 4
+    assert ("picky is left out: picky is not installed" if fine else "FAIL picky: ZeroDivisionError") in capsys.readouterr().out
+
+
+def test_many_shapes_are_compiled_ahead(paper, monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(recording, "compile_ahead", lambda problems: asked.append(problems) or {0: "why"})
+    monkeypatch.setattr(recording, "EXPERIMENTS", {"e": Experiment(grid(batch=(1, 2, 3, 4), draft_len=1, vocab=8), ("torch_compile", "torch_vectorised"))})
+    monkeypatch.setattr(recording, "load_sampler", lambda name: SimpleNamespace(name=name, source_hash=name) if name == "torch_compile" else load_baseline(name))
+    monkeypatch.setattr(recording.suite, "run_suite", lambda *_: [])
+    monkeypatch.setattr(recording, "_timed", lambda *_: True)
+    assert recording.record_all(tmp_path) and [p["batch"] for p in asked[0]] == [1, 2, 3, 4]
+    assert "torch_compile compiled for 3 of 4 shapes" in capsys.readouterr().out
+    monkeypatch.setattr(recording, "EXPERIMENTS", {"e": Experiment(grid(batch=(1, 2), draft_len=1, vocab=8), ("torch_compile",))})
+    assert recording.record_all(tmp_path) and len(asked) == 1
 
 
 def test_what_costs_seconds_a_case_gets_few():
     assert recording.suite_level(load_baseline("torch_compile"), "thorough") == "few"
     assert recording.suite_level(SimpleNamespace(name="flashinfer_chain", own_generator=True), "quick") == "few"
     assert recording.suite_level(load_baseline("python_loop"), "thorough") == "thorough"
+
+
+def test_notebooks_are_told_where_the_times_are_from(paper, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("spec_toolkit.paths.results_dir", lambda: tmp_path / "results")
+    monkeypatch.setattr("spec_toolkit.readme.current_hashes", lambda: {"python_loop": "edited", "torch_vectorised": None, "picky": "picky 1"})
+    assert recording.times_of("small", tmp_path / "out", record=not torch.cuda.is_available()) == []
+    assert "`spec-toolkit gpu --experiments small`" in capsys.readouterr().out
+    recording.record_all(tmp_path / "results")
+    capsys.readouterr()
+    assert len(recording.times_of("small", tmp_path / "out")) == 10 and not (tmp_path / "out").exists()
+    said = capsys.readouterr().out
+    assert "small: recorded on paper, 10 records" in said and said.endswith("older than today's source: python_loop\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert len(recording.times_of("small", tmp_path / "out", record=True)) == 10 and (tmp_path / "out").is_dir()
+    assert "small: timed now on paper" in capsys.readouterr().out
 
 
 def test_nothing_recorded_is_an_empty_list(tmp_path):

@@ -213,6 +213,95 @@ def test_greedy_rows_mixed_with_random_ones(draw):
     assert [x.tolist() for x in out] == [[[1, -1, -1]], [0], [ZERO_RESIDUAL]]
 
 
+def logits_case(target, token, draft=None, temperature=1.0, seeds=(0,), **options):
+    """One drafted token a request: `target` holds its row and the bonus row."""
+    lse = options.pop("draft_lse", None)
+    if lse is not None:
+        options["draft_lse"] = torch.full((len(seeds), 1), lse)
+    return one(target, [token], None if draft is None else [draft], seeds, kind="logits", temperature=temperature, **options)
+
+
+BONUS = [0.0, -INF, -INF]
+NAN_ROWS = {"NaN": [0.0, NAN, 1.0], "+inf": [0.0, INF, 1.0], "masked throughout": [-INF] * 3}
+ANY_HEAT = pytest.mark.parametrize("temperature", [1.0, 0.3, 0.0])
+
+
+@DRAWS
+@ANY_HEAT
+@pytest.mark.parametrize("name", NAN_ROWS)
+def test_a_logits_row_with_no_softmax(draw, temperature, name):
+    bad, fine = NAN_ROWS[name], [-INF, -INF, 2.0]
+    expect = lambda problem, *answer: [x.tolist() for x in reference(problem, draw)] == list(answer)
+    everything = NONFINITE | ZERO_RESIDUAL | NO_MASS
+    for draft in (None, [0.0, 1.0, 0.5]):
+        assert expect(logits_case([bad, BONUS], 0, draft, temperature), [[-1, -1]], [0], [everything])
+    assert expect(logits_case([fine, BONUS], 2, bad, temperature), [[2, -1]], [0], [NONFINITE | ZERO_RESIDUAL])
+    assert expect(logits_case([fine, bad], 2, fine, temperature), [[2, -1]], [1], [NONFINITE | NO_MASS])
+    assert expect(logits_case([fine, bad], 5, fine, temperature), [[2, -1]], [0], [ZERO_RESIDUAL | BAD_TOKEN])
+    assert expect(logits_case([bad, fine], 5, None, temperature), [[-1, -1]], [0], [everything | BAD_TOKEN])
+
+
+@DRAWS
+@ANY_HEAT
+def test_masked_ids_are_ordinary_zeros(draw, temperature):
+    problem = logits_case([[-INF, 1.0, -INF], BONUS], 0, [0.0, -INF, -INF], temperature, range(20))
+    assert [set(map(tuple, x.reshape(20, -1).tolist())) for x in reference(problem, draw)] == [{(1, -1)}, {(0,)}, {(0,)}]
+    problem = logits_case([[-INF, 1.0, -INF], BONUS], 1, [-INF, 0.0, -INF], temperature, range(20))
+    assert [set(map(tuple, x.reshape(20, -1).tolist())) for x in reference(problem, draw)] == [{(1, 0)}, {(1,)}, {(0,)}]
+
+
+@DRAWS
+@pytest.mark.parametrize("scale, temperature", [(1e30, 1.0), (3e38, 0.5), (3e38, 2.0**-126), (1.0, 2.0**-126), (1e-3, 1e-6), (1.0, 0.0)])
+def test_steep_rows_are_greedy_without_overflow(draw, scale, temperature):
+    target = [[-scale, scale, 0.5 * scale], [0.5 * scale, -INF, scale]]
+    accepted = reference(logits_case(target, 1, [0.0, 0.0, 0.0], temperature, range(20)), draw)
+    assert (accepted.out_tokens == torch.tensor([1, 2])).all() and not accepted.status.any()
+    rejected = reference(logits_case(target, 2, [-scale, 0.0, scale], temperature, range(20)), draw)
+    assert (rejected.out_tokens == torch.tensor([1, -1])).all() and not rejected.status.any()
+
+
+def test_a_tiny_temperature_splits_ties_and_greedy_does_not():
+    target = [[2.0, 5.0, 5.0], BONUS]
+    tied = logits_case(target, -1, None, 2.0**-126, range(200))
+    assert 60 < (reference(tied).out_tokens[:, 0] == 1).sum() < 140 and (reference(tied).out_tokens[:, 0] > 0).all()
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        greedy = from_torch(torch.tensor([target] * 9).to(dtype), torch.full((9, 1), -1), kind="logits", temperature=0.0)
+        assert (reference(greedy).out_tokens[:, 0] == 1).all()
+
+
+@DRAWS
+def test_draft_lse_that_is_true_changes_nothing(draw):
+    arguments = {"batch": 20, "draft_len": 4, "vocab": 300, "logits": True, "temperature": [0.0, 0.6, 1.0, 1.5] * 5, "seed": 3}
+    for dtype in (torch.float32, torch.bfloat16):
+        with_it, without = (make_problem(draft_lse=lse, dtype=dtype, **arguments) for lse in (True, False))
+        assert all(map(torch.equal, reference(with_it, draw), reference(without, draw)))
+
+
+def test_draft_lse_is_trusted():
+    rows = [[0.0, 0.0], [0.0, 0.0]]  # target and draft both half and half: always accepted ...
+    chance = lambda lse, temperature=1.0: int(reference(
+        logits_case(rows, 0, [0.0, 0.0], temperature, range(150), draft_lse=lse)).num_accepted.sum())
+    assert chance(float(np.log(2))) == 150 and chance(0.0, 0.0) == 150 and chance(NAN, 0.0) == 150
+    assert 40 < chance(0.0) < 110           # ... unless the drafter says that it was certain: q = 1
+    assert chance(5.0) == 150 and chance(NAN) == chance(INF) == chance(-INF) == 0
+    outputs = reference(logits_case(rows, 0, [0.0, 0.0], 1.0, range(150), draft_lse=5.0))
+    assert not outputs.status.any()
+    for lse in (NAN, INF, -INF):
+        assert (reference(logits_case(rows, 0, [0.0, 0.0], 1.0, range(40), draft_lse=lse)).status == NONFINITE | ZERO_RESIDUAL).all()
+
+
+@DRAWS
+def test_with_draft_lse_a_bad_draft_entry_is_met_where_it_is_read(draw):
+    target = [[0.0, 0.0, 0.0], BONUS]
+    answer = lambda token, bad: [x.tolist() for x in reference(logits_case(target, token, [-5.0, bad, -5.0], draft_lse=0.0), draw)]
+    for bad in (NAN, INF):
+        assert answer(0, bad)[1:] == [[1], [0]]             # the tested entry is fine, the others are not read
+        (tokens,), count, status = answer(1, bad)           # tested: rejected, and without weight in the residual
+        assert tokens[0] in (0, 2), tokens
+        assert count == [0] and status == [NONFINITE]
+        assert answer(5, bad)[2] == [NONFINITE | BAD_TOKEN]
+
+
 @DRAWS
 def test_logits_and_their_probabilities_agree(draw):
     problem = make_problem(batch=20, draft_len=4, vocab=300, logits=True, temperature=[0.0, 0.6, 1.0, 1.5] * 5, seed=3)

@@ -1,5 +1,6 @@
 """results.py: what a record holds, where it lies, that it is whole, and when it is stale."""
 import json
+import tarfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,9 +28,9 @@ def problem(**changes):
 
 
 SAMPLER = SimpleNamespace(name="v1", kind="kernel", draw="cdf", source_hash="abc")
-TIMING = SimpleNamespace(run_id="r1", created="2026-11-23T00:00:00+00:00", flush="read", bytes=123, rejected=3, gpu_us=[1.0, 2.0, 3.0049],
+TIMING = SimpleNamespace(run_id="r1", created="2026-11-23T00:00:00+00:00", flush="read", bytes=123, rejected=3, gpu_us=[1.0, 2.0, 3.00049],
                          gpu_us_missing=None, call_us=[10.0] * 3, host_us=[5.0] * 3,
-                         limits={"stream_read_us": [4.0, 5.0], "empty_launch_us": [3.5], "stream_read_bytes": 123})
+                         bind_us=[150.0, 160.0], left_out={"peer": "ValueError: K"}, limits={"stream_read_us": [4.0, 5.0], "empty_launch_us": [3.5], "stream_read_bytes": 123})
 
 
 def test_a_record_holds_the_problem_the_check_and_every_sample(tmp_path):
@@ -37,6 +38,7 @@ def test_a_record_holds_the_problem_the_check_and_every_sample(tmp_path):
     assert path.parent == tmp_path / "cpu" / "quick_demo" and path.name.startswith("v1-b4-k8-v32000-float32-read-")
     data = json.loads(path.read_text())
     assert data["gpu_us_median"] == 2 and data["gpu_us_p10"] == 1.2 and data["gpu_us_samples"] == [1, 2, 3]
+    assert data["bind_us_median"] == 155 and data["left_out"] == {"peer": "ValueError: K"}
     assert data["limits"] == {"stream_read_us_median": 4.5, "stream_read_us_p10": 4.1, "stream_read_us_p90": 4.9,
                               "stream_read_us_samples": [4, 5], "empty_launch_us_median": 3.5, "empty_launch_us_p10": 3.5,
                               "empty_launch_us_p90": 3.5, "empty_launch_us_samples": [3.5], "stream_read_bytes": 123}
@@ -105,3 +107,18 @@ def test_spread_and_ragged_problems():
     assert described["draft_len"] == [0, 3, 8, 1] and results.problem_slug(described, None).startswith("b4-k0to8-v32000-float32-check-")
     ragged.draft_len = []
     assert results.problem_slug(results.describe_problem(ragged), "read").startswith("b4-k0-")
+
+
+def test_a_record_is_short_text_that_reads_back_the_same():
+    value = {"samples": [1.25, -2.0, 3e-07], "text": "[ 1, 2 ]", "empty": [], "words": ["a", "b"], "deep": {"more": [1]}}
+    text = results.to_text(value)
+    assert json.loads(text) == value and '"samples": [1.25, -2.0, 3e-07],' in text.splitlines()[1]
+
+
+def test_an_archive_holds_every_record_under_its_folder(tmp_path):
+    results.record("demo", SAMPLER, problem(), Check(), TIMING, out=tmp_path / "results")
+    (tmp_path / "results" / "figure.png").write_bytes(b"not packed")
+    assert results.archive(tmp_path / "results", tmp_path / "back" / "r.tar.gz") == 1
+    with tarfile.open(tmp_path / "back" / "r.tar.gz") as tar:
+        (name,) = tar.getnames()
+        assert name.startswith("results/cpu/demo/v1-b4-") and json.load(tar.extractfile(name))["run_id"] == "r1"

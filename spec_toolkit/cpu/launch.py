@@ -94,6 +94,8 @@ class CpuKernel:
             for ctype, name in self.params:
                 if name in arrays and not _points_to_const(ctype):
                     arrays[name].copy_to(args[name])
+                elif name in arrays and not arrays[name].equals(args[name]):
+                    raise CpuExecutionError(f"{self.name} ({self.filename}): a thread wrote into argument '{name}', which is const")
 
     def _bind(self, args, stack):
         """{pointer name: GuardedArray}, [C value of each parameter, in order]."""

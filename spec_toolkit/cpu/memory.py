@@ -72,6 +72,10 @@ class GuardedArray:
     def copy_to(self, tensor):
         ctypes.memmove(tensor.data_ptr(), self.address, self.nbytes)
 
+    def equals(self, tensor):
+        """Are the bytes still those of the tensor?"""
+        return _libc.memcmp(ctypes.c_void_p(self.address), ctypes.c_void_p(tensor.data_ptr()), ctypes.c_size_t(self.nbytes)) == 0
+
     def damage(self):
         """None, or where a canary byte was overwritten, in words."""
         for begin, end in self._zones:

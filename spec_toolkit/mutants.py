@@ -1,0 +1,238 @@
+"""Kernels that must fail: one planted defect each, of a kind really shipped, by a small patch of the real sources.
+
+A rung's text is flattened (its headers put in), and a mutant applies where its anchor, a regular expression, is found; so
+the mutants follow the ladder, and one whose anchor is nowhere left is an error (`test_mutants.py`). A check that refuses
+none of them would be a check that cannot fail.
+
+    python -m spec_toolkit.mutants [--samplers v1 v4] [--out FOLDER]    # the table mutant x part of the report
+"""
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import contract, results, suite
+from .paths import kernels_dir
+from .probes import probe
+from .report import REBATCHINGS, examine_laws, is_poison
+from .sampler import list_kernels, load_sampler
+from .synthetic import make_problem
+
+PARTS = ("tokens", "law", "edges", "poison")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A defect: `what` in words, and the patches (anchor, replacement), of which each that is found is made once everywhere."""
+    name: str
+    what: str
+    patches: tuple
+    draw: str | None = None  # only rungs of this draw run what is patched
+
+    def apply(self, text: str) -> str | None:
+        """The mutated text, or None where no anchor is found."""
+        changed = text
+        for anchor, replacement in self.patches:
+            changed = re.sub(anchor, replacement, changed)
+        return changed if changed != text else None
+
+
+def flatten(text: str, folder: Path | None = None) -> str:
+    """The text with each quoted include put in at its first place, so that one string is the whole kernel."""
+    folder, done = folder or kernels_dir(), set()
+
+    def include(match):
+        path = folder / match[1]
+        if match[1] in done or not path.is_file():
+            return "" if match[1] in done else match[0]
+        done.add(match[1])
+        return _INCLUDE.sub(include, path.read_text().replace("#pragma once", ""))
+    return _INCLUDE.sub(include, text)
+
+
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*', re.MULTILINE)
+
+
+def rung_text(name: str) -> str:
+    """The flattened source of a rung."""
+    return flatten(next(kernels_dir().glob(f"{name}_*.cu")).read_text())
+
+
+def applies_to(mutant: Mutant) -> list[str]:
+    """The rungs that hold its anchor, in code that they run."""
+    return [name for name in list_kernels() if mutant.apply(text := rung_text(name)) is not None
+            and mutant.draw in (None, contract.parse(text, name, {}).draw)]
+
+
+def load_mutant(mutant: Mutant, rung: str):
+    """The mutated rung as a sampler, called "v1: inclusive accept". ValueError where the mutant does not apply."""
+    text = mutant.apply(rung_text(rung))
+    if text is None:
+        raise ValueError(f"{mutant.name}: no anchor in {rung}, accepted: {', '.join(applies_to(mutant))}")
+    sampler = load_sampler(source=text)
+    sampler.name = f"{rung}: {mutant.name}"
+    return sampler
+
+
+def _m(name, what, *patches, draw=None):
+    return Mutant(name, what, patches if isinstance(patches[0], tuple) else (patches,), draw)
+
+
+_ACCEPTS = r"\(double\)u \* draft < target"
+_HALF_BIN = r"\(\(word >> 9\) \+ 0\.5f\) \* 0x1p-23f"
+_RESIDUAL = r"return usable\(target - draft\) \? target - draft : 0\.0f;"
+
+MUTANTS = (
+    # ---- the rule
+    _m("no residual", "recovers from the target row instead of max(target - draft, 0)", _RESIDUAL, "return usable(target) ? target : 0.0f;"),
+    _m("absolute residual", "recovers from |target - draft|", _RESIDUAL, "return usable(fabsf(target - draft)) ? fabsf(target - draft) : 0.0f;"),
+    _m("inclusive accept", "u * draft <= target", _ACCEPTS, "(double)u * draft <= target"),
+    _m("accept in logarithms", "log u + log draft < log target, in float32", _ACCEPTS, "logf(u) + logf(draft) < logf(target)"),
+    _m("accept ignores the draft", "u < target", _ACCEPTS, "u < target"),
+    _m("accept by half", "accepts where target > draft / 2, without a random number", _ACCEPTS, "draft < 2.0f * target"),
+    _m("accepts an infinity", "no test that the target probability is finite", r"x > 0\.0f && x < CUDART_INF_F", "x > 0.0f"),
+    _m("one-hot draft taken for zero", "the residual keeps the rejected id where drafts have no rows", r"id == row\.drafted \? 1\.0f : 0\.0f|first \+ k == row\.drafted \? 1\.0f : 0\.0f", "0.0f"),
+    _m("one-hot draft tested as 0.5", "a draft without a row is accepted with twice its probability", r"return accepts\(u, p, q\);", "return accepts(u, p, row.draft ? q : 0.5f * q);"),
+    # ---- random numbers
+    _m("24-bit half-bin uniform", "(k + 0.5) * 2^-24 in float32, which rounds to 1", _HALF_BIN, "((word >> 8) + 0.5f) * 0x1p-24f"),
+    _m("uniform includes 0", "k * 2^-23", _HALF_BIN, "(word >> 9) * 0x1p-23f"),
+    _m("uniform includes 1", "(k + 1) * 2^-23", _HALF_BIN, "((word >> 9) + 1.0f) * 0x1p-23f"),
+    _m("uniform of 16 bits", "(k + 0.5) * 2^-16 from the top 16 bits", _HALF_BIN, "((word >> 16) + 0.5f) * 0x1p-16f"),
+    _m("draw uniform of 23 bits", "the inverse of the cumulative sum at a float32 uniform", r"return uniform52\(words\.x, words\.y\);", "return uniform23(words.x);", draw="cdf"),
+    _m("accept uniform drawn with again", "the draw uses the number that rejected", r"const uint4 words = random_words\(seed, position, STREAM_RECOVER, num_accepted\);",
+       "const uint4 words = random_words(seed, position, STREAM_ACCEPT, num_accepted);", draw="cdf"),
+    _m("accept uniform of the draft", "the test uses the number that drafted", r"uniform23\(random_words\(seed, position, STREAM_ACCEPT, i\)\.x\)",
+       "(float)uniform52(random_words(seed, position, STREAM_DRAFT, i).x, 0)"),
+    _m("one uniform for all tests", "the same number at each position of a request", r"STREAM_ACCEPT, i\)", "STREAM_ACCEPT, 0)"),
+    _m("randomness of the slot", "the seed of a request depends on its block", r"unsigned k0 = \(unsigned\)seed,", "unsigned k0 = (unsigned)seed + blockIdx.x,"),
+    _m("seed of 32 bits", "the high word of the seed is lost", r"k1 = \(unsigned\)\(seed >> 32\)", "k1 = 0"),
+    _m("position of 32 bits", "the high word of the position is lost", r"\(unsigned\)\(\(unsigned long long\)position >> 32\)", "0u"),
+    _m("race noise clamped", "E + 1e-9", r"return near_one \? -logf\(u\) : -log1pf\(-u\);", "return (near_one ? -logf(u) : -log1pf(-u)) + 1e-9f;", draw="race"),
+    _m("race noise of 24 bits", "E of a float32 uniform: nothing below 2^-25 or above 17.4", r"const bool near_one = high >> 31;", "low = 0, high = (high >> 8 << 8) | 128u; const bool near_one = high >> 31;", draw="race"),
+    _m("race noise loses the upper end", "1 - u by subtraction near u = 1", r"const bool near_one = high >> 31;", "const bool near_one = false;", draw="race"),
+    _m("race and accept share a stream", "the noise of the first ids decides the tests as well", r"STREAM_RACE, pair\)", "STREAM_ACCEPT, pair)"),
+    _m("ties to the highest id", "of equal scores the last wins", (r"\(unsigned\)b\.token < \(unsigned\)a\.token", "(unsigned)b.token > (unsigned)a.token"),
+       (r"second > best\.score", "second >= best.score && second > 0.0f")),
+    # ---- rows
+    _m("last tile ignored", "the vocabulary is rounded down to tiles", (r"\(vocab \+ TILE - 1\) / TILE", "vocab / TILE"),
+       (r'tiles = "ceil_div\(vocab \* itemsize, 2048\)"', 'tiles = "max(1, vocab * itemsize // 2048)"')),
+    _m("last id ignored", "a loop over the vocabulary that ends one early", (r"first \+ k < vocab \?", "first + k < vocab - 1 ?"), (r"id < vocab && out\.total <= limit", "id < vocab - 1 && out.total <= limit"),
+       (r"if \(id >= vocab\) break;", "if (id >= vocab - 1) break;")),
+    _m("reads past the row", "no end of the vocabulary", (r"first \+ k < vocab \? row\[first \+ k\] : ROW\(0\.0f\)", "row[first + k]"), (r"id < vocab && out\.total <= limit", "id <= vocab && out.total <= limit")),
+    _m("alignment assumed", "16-byte loads wherever a row begins", r"return \(reinterpret_cast<unsigned long long>\(p\) & 15\) == 0;", "return true;"),
+    _m("target stride for the draft", "one stride for both kinds of rows", r"\* draft_stride", "* target_stride"),
+    _m("offset of 16 bits", "the offset of a row in too narrow an integer (int32 past 2^31 elements, scaled down to what a CPU holds)",
+       r"target_probs \+ \(long long\)\((\w+(?:\.\w+)?) \+ (\w+)\) \* target_stride", r"target_probs + (short)((\1 + \2) * target_stride)"),
+    _m("sums in the type of the row", "half precision accumulates in half precision", (r"for \(int distance = 16; distance; distance /= 2\) x \+= __shfl_xor_sync\(ALL, x, distance\);",
+       "for (int distance = 16; distance; distance /= 2) x = to_float(ROW(x + __shfl_xor_sync(ALL, x, distance)));"), (r"out\.total \+= weight;", "out.total = to_float(ROW((float)out.total + weight));")),
+    _m("no last id with weight", "where rounding finds no crossing, the first part", r"mass \? 31 - __clz\(mass\) : 0;", "0;", draw="cdf"),
+    _m("bonus row from the residual", "after a clean sweep the draft row before is subtracted", r"const bool recovered = accepted < request\.length;", "const bool recovered = accepted < request.length || (draft && accepted);"),
+    _m("all requests as long as the longest", "draft_start is not read", (r"start = draft_start\[(\w+)\], length = draft_start\[\1 \+ 1\] - start", r"start = \1 * max_draft, length = max_draft"),
+       (r"start = draft_start\[(\w+)\];", r"start = \1 * max_draft;"), (r"if \(num_draft != \(long long\)batch \* max_draft\) ", "if (false) ")),
+    # ---- the decision of a request
+    _m("counts every draft that passes", "accepted = how many pass, not how many before the first rejection", r"if \(rejections\) return first \+ stop;", "if (rejections) return first + __popc(~rejections & (request.length - first < 32 ? (1u << (request.length - first)) - 1 : ~0u));"),
+    _m("stops at the last rejection", "the highest lane of the ballot", r"rejections \? __ffs\(rejections\) - 1 : 31", "rejections ? 31 - __clz(rejections) : 31"),
+    _m("tests 32 drafts only", "the first warp-full of a request", r"if \(rejections\) return first \+ stop;", "if (rejections) return first + stop; break;"),
+    _m("wild id dereferenced", "no test of the upper end of an id", r"if \(row\.drafted < 0 \|\| row\.drafted >= vocab\)", "if (row.drafted < 0)"),
+    _m("id -1 dereferenced", "no test of the lower end of an id", r"if \(row\.drafted < 0 \|\| row\.drafted >= vocab\)", "if (row.drafted >= vocab)"),
+    _m("no fallback", "without mass in the residual, the residual is weighed again: token -1", r"return \{row\.target, nullptr, -1\};", "return row;"),
+    _m("zero residual gives token 0", "the same, and what finds nothing gives the first id", (r"return \{row\.target, nullptr, -1\};", "return row;"),
+       (r"i == accepted \? drawn : -1", "i == accepted ? max(drawn, 0) : -1"), (r"out\[accepted\] = drawn\.token;", "out[accepted] = max(drawn.token, 0);")),
+    _m("status of tests that did not happen", "bits of drafts behind the first rejection", r"if \(lane <= stop\) status \|= met;", "status |= met;"),
+    _m("NaN not reported", "the status bit is never set", r"(\w+\.)?status \|= NONFINITE;", ";"),
+    # ---- memory
+    _m("tail not written", "the row of outputs ends with the drawn token", (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= accepted;"), (r"for \(int i = accepted \+ 1; i <= max_draft; \+\+i\) out\[i\] = -1;", "")),
+    _m("tail one too long", "writes into the next request's row", (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= max_draft + 1;"), (r"i <= max_draft; \+\+i\) out\[i\] = -1;", "i <= max_draft + 1; ++i) out[i] = -1;")),
+    _m("writes nothing", "returns before the outputs", (r"\n    write_tokens\(", "\n    return;\n    write_tokens("), (r"\n    out\[accepted\] = drawn\.token;", "\n    return;\n    out[accepted] = drawn.token;")),
+    _m("status not written", "left to the caller to clear", r"\n\s*status\[\w+\] = [^;]*;", "\n    if (false) return;"),
+    _m("scratch in an input", "the drafts are overwritten", r"\n(\s*)num_accepted\[(\w+)\] = accepted;", r"\n\1num_accepted[\2] = accepted; if (max_draft) ((int*)draft_tokens)[0] = 7;"),
+    _m("counter not reset", "the second call finds what the first one left", (r"arrived\[b\] = 0, met\[b\] = 0;", "met[b] = 0;"), (r"queue\[b\] = \(unsigned long long\)call << 32;", "queue[b] = ((unsigned long long)call << 32) + 1;")),
+    _m("missing barrier", "the other warps do not wait for the decision", (r"(shared_accepted = accepted, shared_bits = bits[^;]*;\n    \})\n    __syncthreads\(\);", r"\1"), (r"if \(!rush\) __syncthreads\(\);", ""),
+       (r"(draft_stride, vocab, lane, shared\);\n    \})\n    __syncthreads\(\);", r"\1")),
+    _m("barrier in a branch", "only some threads reach it", r"\n    __syncthreads\(\);\n    const int accepted = shared_accepted;", "\n    if (lane < 16) __syncthreads();\n    const int accepted = shared_accepted;"),
+)
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------------
+
+def findings(mutant: Mutant, rung: str, level="quick", device="cpu", seed=0, first=False) -> dict[str, str]:
+    """{part of the report: the first thing in it that refuses the mutant}; {} if nothing does. first: stop at the first part.
+
+    Raises if the mutant does not compile: that would be no catch. A kernel that faults in a law counts under poison.
+    """
+    sampler = load_mutant(mutant, rung)
+    kind, found = sampler.input, {}
+    sampler.kernels(make_problem(1, 1, 3, logits=kind == "logits", device=device))
+    for part, words in _searched(sampler, level, device, seed, kind, found):
+        found.setdefault(part, words)
+        if first:
+            break
+    return found
+
+
+def _searched(sampler, level, device, seed, kind, found):
+    """(part, words) of each finding; a case is left out once its part has one."""
+    single = lambda case: case.arguments.get("dtype", torch.float32) is torch.float32  # first: they share one compilation
+    for case in sorted(suite.listed(level, kind), key=lambda case: (not single(case), case.part)):
+        if case.part not in found and suite.unfit(case, device) is None:
+            for failure in suite.run_case(sampler, case, device, seed).failures:
+                yield "poison" if is_poison(failure) else case.part, f"{case.name}: {failure}"
+    if "poison" not in found or "edges" not in found:
+        for name, differences in probe(sampler, device, seed, REBATCHINGS[level]).items():
+            yield from (("edges" if "re-batchings" in name else "poison", f"{name}: {text}") for text in differences[:1])
+    if "law" not in found:
+        for law in examine_laws(sampler, level, device, seed, kind=kind)[0]:
+            if not law:
+                yield "law" if law.draws else "poison", str(law)
+
+
+def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print) -> list[dict]:
+    """[{mutant, what, rung, caught_by}] of every mutant on every rung it applies to (of `rungs`, None = all)."""
+    found = []
+    for mutant in mutants:
+        for rung in [name for name in applies_to(mutant) if rungs is None or name in rungs]:
+            caught = findings(mutant, rung, level, device, seed)
+            found.append({"mutant": mutant.name, "what": mutant.what, "rung": rung, "caught_by": sorted(caught, key=PARTS.index),
+                          "findings": {part: words[:300] for part, words in caught.items()}})
+            say(f"{'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(found[-1]['caught_by'])}")
+    return found
+
+
+def table(found) -> str:
+    """A Markdown table: mutants x parts; in a cell the rungs on which that part refused it."""
+    lines = [f"| mutant | {' | '.join(PARTS)} | missed |", f"|---|{'---|' * (len(PARTS) + 1)}"]
+    for name in dict.fromkeys(entry["mutant"] for entry in found):
+        mine = [entry for entry in found if entry["mutant"] == name]
+        cells = [" ".join(e["rung"] for e in mine if part in e["caught_by"]) for part in PARTS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {' '.join(e['rung'] for e in mine if not e['caught_by'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m spec_toolkit.mutants", description="Every mutant through the whole report.")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help="rungs (default: all)")
+    parser.add_argument("--mutants", nargs="+", metavar="NAME", help="names (default: all)")
+    parser.add_argument("--level", default="quick", choices=("few", "quick", "thorough"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", help="folder that receives mutants.json and mutants.md")
+    args = parser.parse_args(argv)
+    chosen = [m for m in MUTANTS if not args.mutants or m.name in args.mutants]
+    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True))
+    missed = [entry for entry in found if not entry["caught_by"]]
+    print(f"{len({e['mutant'] for e in found})} mutants on {len({e['rung'] for e in found})} rungs: {len(found) - len(missed)} of {len(found)} refused")
+    if args.out:
+        out = Path(args.out)
+        out.mkdir(parents=True, exist_ok=True)
+        results.write_atomically(out / "mutants.json", results.to_text({"level": args.level, "refused": len(found) - len(missed), "of": len(found),
+                                                                        "environment": results.environment(args.device), "found": found}))
+        results.write_atomically(out / "mutants.md", table(found))
+    return 1 if missed or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

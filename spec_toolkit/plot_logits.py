@@ -1,0 +1,131 @@
+"""Figures of the experiments from logits: times by shape, times against acceptance, row pairs against acceptance.
+
+Like plot.py it sees only records (and `laziness.Count`s, numbers of the CPU), and shares its colours, marks and captions.
+"""
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+from . import plot
+from .laziness import ITEMSIZE, predicted_bytes, predicted_pairs, recorded_pairs
+from .plot import BLACK, BLUE, CYCLE, DASHES, MARKERS, ORANGE, RED, value
+
+
+def newest_gpu(records, flush: str | None = None) -> list:
+    """The records with a GPU time, of the GPU (and the flush, where none is given) that was recorded last; [] if none is."""
+    timed = [r for r in records if value(r)]
+    newest = max(timed, key=lambda r: r["created"], default=None)
+    same = lambda r: r["environment"]["gpu"] == newest["environment"]["gpu"] and r["flush"] == (flush or newest["flush"])
+    return [r for r in timed if same(r)]
+
+
+def _samplers(records) -> dict:
+    """sampler -> its colour, marker and dash, the same in every figure of these records; the fastest first."""
+    fastest = sorted(records, key=value)
+    names = list(dict.fromkeys(r["sampler"] for r in fastest))
+    return {name: {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i // 2 % len(DASHES)]}
+            for i, name in enumerate(names)}
+
+
+def _label(records) -> str:
+    return records[0]["sampler"] + (" (stale)" if any(map(plot.is_stale, records)) else "")
+
+
+def by_shape(records) -> plot.Chart:
+    """One row for each batch, K and vocabulary: the GPU time of every sampler, and the limit, on a log axis."""
+    records = plot._some(records)
+    shape = lambda r: (r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"])
+    shapes = sorted({shape(r) for r in records})
+    chart, axes = plot._chart(7.2, 2.1 + 0.42 * len(shapes))
+    for name, style in _samplers(records).items():
+        mine = [r for r in records if r["sampler"] == name]
+        middle, low, high = (np.array([value(r, what=what) for r in mine]) for what in ("median", "p10", "p90"))
+        face = "white" if any(map(plot.is_stale, mine)) else style["color"]
+        axes.errorbar(middle, [shapes.index(shape(r)) for r in mine], xerr=[np.maximum(0, middle - low), np.maximum(0, high - middle)],
+                      label=_label(mine), capsize=2, markersize=6, markerfacecolor=face, **style | {"linestyle": "none"})
+    for row, this in enumerate(shapes):
+        floors = [v for r in records if shape(r) == this and (v := value(r, "stream_read_us"))]
+        if floors:
+            axes.plot([np.median(floors)], [row], color=BLACK, marker="|", markersize=16, linestyle="none",
+                      label=None if row else "limit: plain read of the rows needed")
+    axes.set(xscale="log", xlabel=plot.METRICS["gpu_us"], ylim=(len(shapes) - 0.5, -0.5), yticks=range(len(shapes)),
+             yticklabels=[f"B={b}, K={k}, V={v:,}" for b, k, v in shapes])
+    return _finished(chart, axes, records, "x")
+
+
+def against_acceptance(records) -> plot.Chart:
+    """GPU time of every sampler over the measured acceptance, with the limit: a plain read of the rows that are needed.
+
+    ValueError if a sampler has two records at one acceptance: filter to one batch, K, vocabulary and flush.
+    """
+    records, asked = plot._some(records), lambda r: r["problem"]["acceptance_requested"]
+    chart, axes = plot._chart(7.2, 4.8)
+    at = lambda r: r["problem"]["acceptance_measured"]
+    for name, style in _samplers(records).items():
+        mine = sorted((r for r in records if r["sampler"] == name), key=at)
+        if len({asked(r) for r in mine}) != len(mine):
+            raise ValueError(f"{name} has several records at one acceptance: filter to one batch, K, vocabulary and flush")
+        face = "white" if any(map(plot.is_stale, mine)) else style["color"]
+        axes.plot([at(r) for r in mine], [value(r) for r in mine], label=_label(mine), markerfacecolor=face, markersize=5, linewidth=1.4, **style)
+        axes.fill_between([at(r) for r in mine], *([value(r, what=what) for r in mine] for what in ("p10", "p90")),
+                          color=style["color"], alpha=0.2, linewidth=0)
+    floors = sorted({at(r): v for r in records if (v := value(r, "stream_read_us"))}.items())
+    if floors:
+        axes.plot(*zip(*floors), color=BLACK, linestyle=":", linewidth=2, label="limit: plain read of the rows needed")
+    axes.set(yscale="log", xlim=(0, 1), xlabel="acceptance (measured mean of the sum over ids of min(target, draft))", ylabel=plot.METRICS["gpu_us"])
+    return _finished(chart, axes, records, "y")
+
+
+def row_pairs(counts, draft_len: int, records=()) -> plot.Chart:
+    """Row pairs per request over acceptance: the prediction, counts of the reference, and of the steps that were timed."""
+    chart, axes = plot._chart(7.2, 4.2)
+    a = np.linspace(0, 1, 201)
+    axes.axhline(draft_len, color=RED, linestyle="--", linewidth=1.3, label=f"all {draft_len} row pairs: read without stopping")
+    axes.plot(a, [predicted_pairs(x, draft_len) for x in a], color=BLACK, label="predicted: $(1 - a^K) / (1 - a)$")
+    axes.errorbar([c.acceptance for c in counts], [c.counted for c in counts], yerr=[2 * c.error for c in counts], color=BLUE,
+                  marker="o", linestyle="none", capsize=3, label="counted: the reference, on the CPU (2 standard errors)")
+    timed = {r["problem"]["acceptance_measured"]: recorded_pairs(r) for r in records}
+    if timed:
+        axes.plot(list(timed), list(timed.values()), color=ORANGE, marker="x", markersize=9, markeredgewidth=2, linestyle="none",
+                  label="counted: the steps that were timed")
+    axes.set(xlim=(0, 1), ylim=(0, draft_len * 1.08), xlabel="acceptance $a$ of one drafted token", ylabel=f"row pairs per request, K={draft_len}")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.94), fontsize=8, frameon=False)
+    return plot._finish(chart, records) if records else chart
+
+
+def _finished(chart, axes, records, along: str) -> plot.Chart:
+    axes.grid(axis=along, color="#DDDDDD", linewidth=0.6)
+    axis = axes.xaxis if along == "x" else axes.yaxis
+    axis.set_major_formatter(lambda v, _: f"{v:g}")
+    axis.set_minor_locator(NullLocator())
+    low, high = np.log10(axes.get_xlim() if along == "x" else axes.get_ylim())
+    axis.set_ticks([t for power in range(int(low) - 1, int(high) + 2) for t in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)
+                    if low <= np.log10(t) <= high])
+    chart.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    return plot._finish(chart, records)
+
+
+def bytes_table(records) -> str:
+    """A Markdown table: predicted and counted megabytes of rows for each problem of the records."""
+    rows = {}
+    for r in plot._some(records):
+        p = r["problem"]
+        key = (p["batch"], p["draft_len"], p["vocab"], p["acceptance_requested"])
+        predicted = predicted_bytes(p["acceptance_measured"], p["batch"], p["draft_len"], p["vocab"], ITEMSIZE[p["dtype"]],
+                                    bool(p["spec"].get("draft_lse")))
+        rows[key] = f"| {p['batch']} | {p['draft_len']} | {p['vocab']:,} | {p['acceptance_measured']:.3f} | {predicted / 1e6:.1f} | {r['bytes'] / 1e6:.1f} |"
+    return "\n".join(["| B | K | V | acceptance | MB predicted | MB counted |", "|---:|---:|---:|---:|---:|---:|", *(rows[k] for k in sorted(rows))]) + "\n"
+
+
+def lse_table(records, with_lse) -> str:
+    """A Markdown table: GPU time of each sampler and problem that is in both, without and with draft_lse. Two runs: no ratio."""
+    key = lambda r: (r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"], r["sampler"])
+    given = {key(r): r for r in with_lse}
+    lines = ["| B | K | V | sampler | µs | µs with draft_lse | limit µs | limit µs with draft_lse |", "|---:|---:|---:|---|---:|---:|---:|---:|"]
+    for r in sorted((r for r in records if key(r) in given), key=key):
+        pair, (batch, length, vocab, _) = (r, given[key(r)]), key(r)
+        times = [f"{value(x, metric):.1f}" if value(x, metric) else "–" for metric in ("gpu_us", "stream_read_us") for x in pair]
+        lines.append(f"| {batch} | {length} | {vocab:,} | {plot.label(r)} | " + " | ".join(times) + " |")
+    return "\n".join(lines) + "\n"

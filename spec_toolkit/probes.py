@@ -1,0 +1,94 @@
+"""What one call on one problem cannot show: a request that moves, threads in another order, inputs that change under a bound call.
+
+Each probe gives the differences found, as strings; none means that nothing was found.
+"""
+from __future__ import annotations
+
+import random
+from dataclasses import fields
+
+import numpy as np
+import torch
+
+from .check import SENTINEL, compare
+from .cpu import fibre_order
+from .synthetic import make_problem
+
+ORDERS = (("reversed", 0), ("shuffled", 1), ("shuffled", 2))
+
+
+def _arrays(outputs):
+    return [tensor.cpu().numpy().copy() for tensor in outputs]
+
+
+def rebatched(sampler, problem, count=1000, seed=0) -> list[str]:
+    """A request's outputs in `problem` against those in `count` random re-batchings: other slots, batch sizes (1 to twice
+    the batch, and with them other splits of a row over blocks), neighbours, repeats."""
+    choose, found = random.Random(seed), []
+    tokens, accepted, status = _arrays(sampler(problem))
+    for _ in range(count):
+        picked = choose.choices(range(problem.batch), k=choose.randint(1, 2 * problem.batch))
+        rows, counts, bits = _arrays(sampler(problem.take(picked)))
+        width = min(rows.shape[1], tokens.shape[1])
+        wrong = (rows[:, :width] != tokens[picked, :width]).any(1) | (rows[:, width:] != -1).any(1) | (counts != accepted[picked])
+        wrong |= (bits != status[picked]) & bool(sampler.reports_status)
+        found += [f"request {picked[slot]} in slot {slot} of a batch of {len(picked)}: {rows[slot].tolist()}, before {tokens[picked[slot]].tolist()}"
+                  for slot in np.flatnonzero(wrong)]
+    return found
+
+
+def reordered(sampler, problem) -> list[str]:
+    """The outputs with blocks, warps and lanes run in other orders (CPU executor): they differ where a barrier is missing."""
+    call = sampler.bind(problem)
+    forward, found = _arrays(call()), []
+    for order, seed in ORDERS:
+        for tensor in call.outputs:
+            tensor.fill_(SENTINEL)
+        with fibre_order(order, seed):
+            try:
+                same = all(map(np.array_equal, forward, _arrays(call())))
+            except Exception as error:  # noqa: BLE001 (the executor names what it met)
+                found.append(f"threads {order} (seed {seed}): {error}")
+                continue
+        if not same:
+            found.append(f"threads {order} (seed {seed}): other outputs than in forward order")
+    return found
+
+
+def rebound(sampler, problem, other) -> list[str]:
+    """Call, put the numbers of `other` (of the same shapes) into the bound tensors, call again, and once more with the first
+    ones: as the replay of a graph does. Each must equal the reference; `problem` is as it was afterwards."""
+    call, found = sampler.bind(problem), []
+    names = [f.name for f in fields(problem) if isinstance(getattr(problem, f.name), torch.Tensor)]
+    first = {name: getattr(problem, name).clone() for name in names}
+    second = {name: getattr(other, name) for name in names}
+    for turn, numbers in enumerate((first, second, first), 1):
+        for name in names:
+            getattr(problem, name).copy_(numbers[name])
+        wrong = compare(sampler, problem, _arrays(call()))[2]
+        found += [f"call {turn} of a bound problem whose inputs change: {text}" for text in wrong]
+    return found
+
+
+def probe(sampler, device="cpu", seed=0, rebatchings=8) -> dict[str, list[str]]:
+    """{what was tried: differences} of the probes that mean something for this sampler on this device."""
+    logits = getattr(sampler, "input", "probs") == "logits"
+    words = {"logits": logits, "device": device}
+    own = getattr(sampler, "own_generator", False)
+    lengths = 2 if own else [3, 0, 1, 5, 2, 4]
+    problem = make_problem(6, lengths, 1025, 0.6, seed=seed + 1, **words)
+    tried = {f"{rebatchings} re-batchings": lambda: rebatched(sampler, problem, rebatchings, seed)}
+    if getattr(sampler, "kind", None) == "kernel":  # others may prepare at bind what a kernel reads at each call
+        tried["inputs changed under a bound call"] = lambda: rebound(
+            sampler, *(make_problem(6, lengths, 2049, 0.6, seed=seed + n, **words) for n in (3, 4)))
+        if torch.device(device).type == "cpu":
+            wide = make_problem(3, [2, 0, 1], 9001, 0.6, seed=seed + 2, **words)
+            tried["other thread orders"] = lambda: reordered(sampler, problem) + reordered(sampler, wide)
+    return {name: _tried(run) for name, run in tried.items()}
+
+
+def _tried(run):
+    try:
+        return run()
+    except Exception as error:  # noqa: BLE001 (a kernel that faults is a finding)
+        return [f"{type(error).__name__}: {error}"]
