@@ -27,7 +27,7 @@ _HOMES = {
     "Problem": "problem", "Outputs": "problem", "from_torch": "problem", "make_problem": "synthetic",
     "reference": "reference", "output_law": "reference",
     "load_sampler": "sampler", "list_samplers": "sampler",
-    "check": "check", "CheckResult": "check", "benchmark": "bench", "Timing": "bench", "limits": "bench",
+    "check": "check", "CheckResult": "check", "examine": "examine", "benchmark": "bench", "Timing": "bench", "limits": "bench",
     "record": "results", "load_records": "results",
 }
 __all__ = list(_HOMES)

@@ -103,7 +103,7 @@ class CheckResult:
 def check(sampler, problem, strict=False, own=None):
     """Run `sampler` twice on `problem` through one bound call and compare with the reference; -> CheckResult.
 
-    In place of a problem, the name of a level of the suite: all of it, with laws and edges; -> Report (report.py).
+    In place of a problem, the name of a level of the suite: all of it, with laws and edges; -> Report (examine.py).
 
     The outputs are filled with a sentinel before each call: every element must be written, and both calls must agree
     (a scratch buffer that is not reset shows up here). All input tensors are hashed before and after, their whole
@@ -115,7 +115,7 @@ def check(sampler, problem, strict=False, own=None):
     own: a LawResult to take for that one (the suite has its own laws).
     """
     if isinstance(problem, str):
-        from .report import examine
+        from .examine import examine
         return examine(sampler, problem)
     before = {name: fingerprint(tensor) for name, tensor in input_tensors(problem).items()}
     got, poison, failures = _run_poisoned(sampler, problem)

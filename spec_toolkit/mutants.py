@@ -19,7 +19,7 @@ import torch
 from . import contract, results, suite
 from .paths import kernels_dir
 from .probes import probe
-from .report import REBATCHINGS, examine_laws, is_poison
+from .examine import REBATCHINGS, examine_laws, is_poison
 from .sampler import list_kernels, load_sampler
 from .synthetic import make_problem
 

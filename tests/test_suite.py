@@ -23,8 +23,7 @@ def test_the_grid_covers_what_it_should():
 
 @pytest.mark.parametrize("level, kind", [("thorough", "probs"), ("quick", "logits")])
 def test_levels_hold_each_other_and_names_are_unique(level, kind):
-    names = {lower: [name for _, name, *_ in filter(lambda c: suite.LEVELS.index(c[0]) <= suite.LEVELS.index(lower), suite._listed(kind))]
-             for lower in suite.LEVELS}
+    names = {lower: [case.name for case in suite.listed(lower, kind)] for lower in suite.LEVELS}
     assert len(set(names[level])) == len(names[level])
     assert set(names["few"]) < set(names["quick"]) < set(names["thorough"])
 
