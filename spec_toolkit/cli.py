@@ -61,6 +61,19 @@ def crosscheck(args: argparse.Namespace) -> int:
     return _recorded(args, lambda: bool(crosscheck.record(args.out, args.samplers)))
 
 
+def add_sanitize(commands) -> None:
+    """`sanitize --out results`: every rung below compute-sanitizer's four tools, recorded."""
+    parser = commands.add_parser("sanitize", help="run every rung below compute-sanitizer's four tools, and record what they find")
+    _add_recording(parser)
+    parser.set_defaults(action=sanitize)
+
+
+def sanitize(args: argparse.Namespace) -> int:
+    from . import sanitize
+
+    return _recorded(args, lambda: sanitize.record(args.out, args.samplers))
+
+
 def _add_recording(parser) -> None:
     parser.add_argument("--out", default="results", help="folder that receives the records (default: results)")
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help="names such as v1 python_loop (default: all that are compared)")
@@ -69,11 +82,11 @@ def _add_recording(parser) -> None:
 
 def _recorded(args: argparse.Namespace, work: Callable[[], bool]) -> int:
     """The exit code of work that needs a GPU, said in a line where it cannot be done; the archive in any case."""
-    from . import bench, recording, results
+    from . import bench, recording, results, sanitize
 
     try:
         return 0 if work() else 1
-    except (bench.NeedsGPU, bench.UncheckedSampler, recording.UnknownName) as error:
+    except (bench.NeedsGPU, bench.UncheckedSampler, recording.UnknownName, sanitize.NoSanitizer) as error:
         print(f"spec-toolkit {args.action.__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, recording.UnknownName) else 1
     finally:
@@ -81,7 +94,36 @@ def _recorded(args: argparse.Namespace, work: Callable[[], bool]) -> int:
             print(f"{args.archive}: {results.archive(args.out, args.archive)} files", flush=True)
 
 
-COMMANDS: list[Callable] = [add_run, add_gpu, add_crosscheck]
+def add_sweep(commands) -> None:
+    """`sweep FILE --jobs N`: notebooks x parameter grids through papermill; started again, it goes on where it stopped."""
+    parser = commands.add_parser("sweep", help="run notebooks over grids of parameters; a sweep that was stopped goes on where it stopped")
+    parser.add_argument("file", help="a YAML file such as sweeps/quick.yaml")
+    parser.add_argument("--out", help="folder that receives a record and a folder per task (default: outputs/sweeps/<name of the file>)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks at a time (default: 1; on one GPU times need 1)")
+    parser.add_argument("--dry-run", action="store_true", help="list the tasks and which are finished, run nothing")
+    parser.set_defaults(action=sweep)
+
+
+def sweep(args: argparse.Namespace) -> int:
+    from . import runs, sweeping
+    from .sweep import is_finished, load_tasks, read_sweep
+
+    try:
+        plan = read_sweep(args.file)
+        out = args.out or f"outputs/sweeps/{plan.name}"
+        if args.dry_run:
+            held = load_tasks(out)
+            print(*(f"{'finished' if is_finished(task, held) else 'to run':9}{task}" for task in plan.tasks), sep="\n")
+            return 0
+        result = sweeping.run_sweep(plan, out, args.jobs)
+    except runs.RunError as error:
+        print(f"spec-toolkit sweep: {error}", file=sys.stderr)
+        return error.code
+    print(result, f"the records: {out}" + ("; the same command goes on from here" if result.stopped or result.failed else ""), sep="\n")
+    return 130 if result.stopped else 1 if result.failed else 0
+
+
+COMMANDS: list[Callable] = [add_run, add_sweep, add_gpu, add_crosscheck, add_sanitize]
 
 
 def build_parser() -> argparse.ArgumentParser:

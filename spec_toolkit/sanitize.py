@@ -1,0 +1,190 @@
+"""`spec-toolkit sanitize`: every rung below the four tools of NVIDIA's compute-sanitizer, recorded.
+
+memcheck: reads and writes outside an array, or misaligned. racecheck: shared memory without a barrier between. initcheck: global
+memory that is read before it is written. synccheck: barriers that not all threads reach. One process for each tool, all at once:
+loading PyTorch below a tool takes longer than the kernels. Each process ends with a kernel that its tool must find, else the run
+says nothing. What is found belongs to the rung whose kernel the report names; what names none is counted apart, and fails.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import bench, results
+from .sampler import list_kernels, load_sampler
+from .sanitize_target import CONTROLS, DONE
+from .tables import NONE, markdown
+
+TOOLS = tuple(CONTROLS)
+FORMAT = "spec_toolkit sanitizers 1"
+LIMIT_S = 550          # a tool that takes longer is stopped
+SHOWN = 12             # lines of a report that the record keeps
+FOREIGN = re.compile(r"(?:\bat|Device Frame:) (?:void )?(?:at::|c10::|cupy_|cub::|thrust::)")  # kernels of PyTorch and CuPy
+NO_FINDING = re.compile(r" (?:COMPUTE-SANITIZER|\w+ SUMMARY|Warning: (?!Race reported)|(?:Error: )?(?:Target application|process didn't))")
+SUMMARY = re.compile(r"^========= (?:ERROR|RACECHECK) SUMMARY: (\d+) ", re.MULTILINE)
+
+
+class NoSanitizer(RuntimeError):
+    """compute-sanitizer is not on this machine."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What one tool printed. returncode None: it was stopped after LIMIT_S."""
+    tool: str
+    text: str
+    returncode: int | None
+    seconds: float
+
+
+def find_sanitizer() -> str:
+    """The path of compute-sanitizer: on PATH, in pip's package, or below $CUDA_HOME or /usr/local/cuda. NoSanitizer if there is none."""
+    packages = [str(place) for folder in map(Path, site.getsitepackages()) for place in sorted(folder.glob("nvidia/*/bin"))]
+    homes = [home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda") if home]
+    places = [*packages, *(f"{home}/bin" for home in homes)]
+    found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=os.pathsep.join(places))
+    if not found:
+        raise NoSanitizer("compute-sanitizer is not on PATH, nor in " + ", ".join(places) + ": pip install nvidia-cuda-sanitizer-api "
+                          "(-cu12 for a driver of CUDA 12), or set CUDA_HOME to a toolkit that has it")
+    return found
+
+
+def run_tool(sanitizer: str, tool: str, names) -> Log:
+    """Run the target below one tool. Nothing is cached by PyTorch's allocator, so that each array is an allocation of its own."""
+    command = [sanitizer, "--tool", tool, "--target-processes", "all", "--report-api-errors", "no", "--show-backtrace", "device",
+               "--destroy-on-device-error", "kernel", "--print-limit", "1000",
+               sys.executable, "-m", "spec_toolkit.sanitize_target", tool, *names]
+    surroundings = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "CUDA_MODULE_LOADING": "LAZY"}
+    began = time.perf_counter()
+    with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          start_new_session=True) as process:
+        try:
+            text, code = process.communicate(timeout=LIMIT_S)[0], process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the tool and the Python below it
+            text, code = process.communicate()[0], None
+    return Log(tool, text, code, time.perf_counter() - began)
+
+
+def reports(text: str) -> list[str]:
+    """Each finding of a log as its lines, without their marks."""
+    found = []
+    for line in text.splitlines():
+        body = line.removeprefix("=========")
+        if body == line or NO_FINDING.match(body):
+            continue
+        if body.startswith("  ") or not body.strip():
+            if found and body.strip():
+                found[-1].append(body.strip())
+        else:
+            found.append([body.strip()])
+    return ["\n".join(lines) for lines in found]
+
+
+def read(log: Log, kernels: dict[str, list[str]]) -> dict:
+    """{"errors": total or None, "ran": of the target or None, "found": {name: reports}}; kernels: name -> its entry functions.
+
+    Among the names of `found`: "control", "foreign" (kernels of PyTorch and CuPy) and "elsewhere" (whatever names no kernel).
+    """
+    total = SUMMARY.findall(log.text)
+    done = [line for line in log.text.splitlines() if line.startswith(DONE)]
+    owners = kernels | {"control": [f"control_{log.tool}"]}
+    found = {name: [] for name in (*owners, "foreign", "elsewhere")}
+    for report in reports(log.text):
+        owner = next((name for name, entries in owners.items() if any(re.search(rf"\b{entry}\b", report) for entry in entries)), None)
+        found[owner or ("foreign" if FOREIGN.search(report) else "elsewhere")].append(report)
+    return {"errors": int(total[-1]) if total else None, "ran": json.loads(done[-1].removeprefix(DONE)) if done else None, "found": found}
+
+
+def _faults(log: Log, seen: dict) -> list[str]:
+    """Why the tool's run says nothing, or found something that belongs to no rung."""
+    faults = []
+    if log.returncode is None:
+        faults.append(f"stopped after {log.seconds:.0f} s")
+    elif seen["ran"] is None or seen["errors"] is None:
+        faults.append(f"did not finish (exit {log.returncode}): " + " | ".join(log.text.strip().splitlines()[-SHOWN:]))
+    elif not seen["found"]["control"]:
+        faults.append("did not find the kernel that it must find")
+    if seen["found"]["elsewhere"]:
+        faults.append(f"{len(seen['found']['elsewhere'])} findings name no kernel of ours: " + _excerpt(seen["found"]["elsewhere"]))
+    if seen["errors"] is not None and (hidden := seen["errors"] - sum(map(len, seen["found"].values()))) > 0:
+        faults.append(f"{hidden} more findings are counted than printed")
+    return faults
+
+
+def _excerpt(found: list[str]) -> str:
+    return "\n".join(found[0].splitlines()[:SHOWN]) if found else ""
+
+
+def summarise(logs: list[Log], samplers: dict) -> dict:
+    """The record, but for its format, date and environment. samplers: name -> a kernel sampler."""
+    kernels = {name: [launch.kernel for launch in sampler.contract.launches] for name, sampler in samplers.items()}
+    seen = {log.tool: read(log, kernels) for log in logs}
+    ran = next((s["ran"] for s in seen.values() if s["ran"]), None) or {}
+    tools = {log.tool: {"seconds": round(log.seconds, 1), "errors": seen[log.tool]["errors"], "control": len(seen[log.tool]["found"]["control"]),
+                        "foreign": len(seen[log.tool]["found"]["foreign"]), "faults": _faults(log, seen[log.tool])} for log in logs}
+    found = {}
+    for name, sampler in samplers.items():
+        wrong = [text for s in seen.values() for text in (s["ran"] or {}).get(name, {}).get("wrong", ())]
+        found[name] = {"source_hash": sampler.source_hash, **ran.get(name, {}), "wrong": wrong, "tools": {
+            tool: {"errors": len(s["found"][name]), "excerpt": _excerpt(s["found"][name])} for tool, s in seen.items()}}
+    passed = not any(t["faults"] for t in tools.values()) and not any(
+        s["wrong"] or any(tool["errors"] for tool in s["tools"].values()) for s in found.values())
+    return {"passed": passed, "tools": tools, "samplers": found}
+
+
+def record(out="results", names=None) -> bool:
+    """Run all tools at once, print the table and what was found, write out/<gpu>/sanitizers/sanitizers.json; True if all is clean.
+
+    names None: every rung. Raises NoSanitizer, bench.NeedsGPU.
+    """
+    bench.gpu_of("cuda")
+    sanitizer = find_sanitizer()
+    samplers = {name: load_sampler(name) for name in names or list_kernels()}
+    with ThreadPoolExecutor(len(TOOLS)) as pool:
+        logs = list(pool.map(lambda tool: run_tool(sanitizer, tool, list(samplers)), TOOLS))
+    made = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "environment": results.environment("cuda"),
+            **summarise(logs, samplers)}
+    print(table(made), *explanations(made), sep="\n", flush=True)
+    path = Path(out) / results.slug(made["environment"]["gpu"] or "cpu") / "sanitizers" / "sanitizers.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results.write_atomically(path, results.to_text(made))
+    return made["passed"]
+
+
+def load(folder) -> dict | None:
+    """The newest record below folder, or None."""
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).rglob("sanitizers.json"))]
+    return max((r for r in read if r.get("format") == FORMAT), key=lambda r: r["created"], default=None)
+
+
+def table(made: dict, hashes: dict | None = None) -> str:
+    """A Markdown table of a record: findings of each tool in each rung; hashes: of today, to mark what is stale."""
+    rows = []
+    for name, one in made["samplers"].items():
+        stale = hashes is not None and hashes.get(name, "") not in (None, one["source_hash"])
+        rows.append([name + (" (stale)" if stale else ""), *(str(one["tools"][tool]["errors"]) for tool in made["tools"]),
+                     str(one.get("problems", NONE)), f"{one['exact']} of {one['requests']}" if "exact" in one else NONE])
+    rows.append(["a kernel that must be found", *("found" if tool["control"] else "NOT FOUND" for tool in made["tools"].values()), NONE, NONE])
+    rows.append(["seconds, all at once", *(f"{tool['seconds']:.0f}" for tool in made["tools"].values()), NONE, NONE])
+    return markdown(["findings in", *made["tools"], "problems", "requests exact"], rows)
+
+
+def explanations(made: dict) -> list[str]:
+    """A line or more for everything that keeps a record from passing."""
+    lines = [f"{tool}: {fault}" for tool, one in made["tools"].items() for fault in one["faults"]]
+    for name, one in made["samplers"].items():
+        lines += [f"FAIL {name}, {tool}: {found['errors']} findings, the first:\n{found['excerpt']}" for tool, found in one["tools"].items() if found["errors"]]
+        lines += [f"FAIL {name}: {one['wrong'][0]}"] if one["wrong"] else []
+    return lines
