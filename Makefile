@@ -1,4 +1,4 @@
-# make demo | make test | make gpu   (CUDA=13 for CuPy on CUDA 13; PY=python3 uses that Python as it is: no venv, no installs)
+# make demo | make test | make gpu | make help   (CUDA=13 for CuPy on CUDA 13; PY=python3 uses that Python as it is: no venv, no installs)
 SHELL  := /bin/bash
 VENV   := .venv
 OUT    ?= results
@@ -24,17 +24,46 @@ TESTS := $(VENV)/.cuda$(CUDA)-dev
 endif
 PIP    = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test gpu clean
-demo: $(READY)
-	$(RUN) -m spec_toolkit.cli run quick_demo
+TOOL   = $(RUN) -m spec_toolkit.cli
+PACKED = $(if $(ARCHIVE),--archive $(ARCHIVE))
+# What each of the smaller GPU targets times.
+LADDER = ladder batch_scaling vocab_scaling profile flush_modes misaligned dtypes quick_demo
+LOGITS = logits logits_lse acceptance
+# pip's compute-sanitizer, for a machine without the CUDA toolkit.
+SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
-test: $(TESTS)
+.PHONY: demo test help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits clean
+demo: $(READY)          ## the quick demo: every sampler, checked, and timed where there is a GPU
+	$(TOOL) run quick_demo
+
+test: $(TESTS)          ## all tests, on the CPU executor, and on the GPU where there is one
 	@$(RUN) -m pytest -q
 
-gpu: $(READY)
-	$(RUN) -m spec_toolkit.cli gpu --out $(OUT)
+gpu: $(READY)           ## on a GPU: check every sampler, time and record all experiments
+	$(TOOL) gpu --out $(OUT) $(PACKED) $(ARGS)
 
-clean:
+gpu-check: $(READY)     ## on a GPU: every sampler through the whole exactness suite, nothing timed
+	$(TOOL) check --level thorough --device cuda --out $(OUT) $(PACKED) $(ARGS)
+
+gpu-sanitize: $(READY)  ## on a GPU: every rung below memcheck, racecheck, initcheck and synccheck
+	$(if $(PY),,@command -v compute-sanitizer >/dev/null || $(PIP) $(SANITIZER))
+	$(TOOL) sanitize --out $(OUT) $(PACKED) $(ARGS)
+
+gpu-ladder: $(READY)    ## on a GPU: the experiments of the ladder, its notebooks and the quick demo
+	$(TOOL) gpu --out $(OUT) --experiments $(LADDER) $(PACKED) $(ARGS)
+
+gpu-grid: $(READY)      ## on a GPU: the grid of batch, drafts and vocabulary
+	$(TOOL) gpu --out $(OUT) --experiments grid $(PACKED) $(ARGS)
+
+gpu-logits: $(READY)    ## on a GPU: the experiments from logits
+	$(TOOL) gpu --out $(OUT) --experiments $(LOGITS) $(PACKED) $(ARGS)
+
+help:                   ## this list
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  OUT=folder of the records (results)   ARCHIVE=FILE.tar.gz packs them   ARGS='--resume --stop-after 500' is passed on"
+	@echo "  CUDA=12|13   PY=python3 uses that Python as it is: no venv, nothing installed"
+
+clean:                  ## remove the venv and outputs/
 	rm -rf $(VENV) outputs
 
 $(VENV)/bin/python:

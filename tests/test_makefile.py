@@ -1,0 +1,45 @@
+"""The Makefile's targets, as what they would run."""
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from spec_toolkit.cli import build_parser
+from spec_toolkit.experiments import EXPERIMENTS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make(*words):
+    """What make prints, whatever the make that runs these tests was given."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key not in ("PY", "CUDA", "OUT", "ARCHIVE", "ARGS")}
+    done = subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["gpu", "gpu-sanitize", "gpu-ladder", "gpu-grid", "gpu-logits"])
+def test_a_target_is_one_command_of_ours(target):
+    (line,) = make("-n", target, "PY=python3", "OUT=/tmp/r", "ARCHIVE=/tmp/a.tar.gz").strip().splitlines()
+    command, _, words = line.partition(" -m spec_toolkit.cli ")
+    args = build_parser().parse_args(words.split())
+    assert command == "python3" and (args.out, args.archive) == ("/tmp/r", "/tmp/a.tar.gz")
+    assert set(getattr(args, "experiments", None) or ()) <= set(EXPERIMENTS)
+
+
+def test_the_targets_hold_all_experiments():
+    named = re.findall(r"--experiments ((?:[a-z]\w* ?)+)", make("-n", "gpu-ladder", "gpu-grid", "gpu-logits", "PY=python3"))
+    assert sorted(" ".join(named).split()) == sorted(EXPERIMENTS)
+
+
+def test_help_names_every_target():
+    named = re.findall(r"^  make (\S+) +\S", make("help"), re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert len(phony) > 5 and set(named) == set(phony)
+
+
+def test_pip_brings_the_sanitizer_only_into_a_venv():
+    assert "nvidia-cuda-sanitizer-api-cu12" in make("-n", "gpu-sanitize", "CUDA=12") and "sanitizer-api" not in make("-n", "gpu-sanitize", "PY=python3")
+    assert "nvidia-cuda-sanitizer-api-cu12" not in (thirteen := make("-n", "gpu-sanitize", "CUDA=13")) and "nvidia-cuda-sanitizer-api" in thirteen
