@@ -190,6 +190,16 @@ def _write_page(notebook: Path) -> Path:
     return page
 
 
+def needed() -> None:
+    """RunError if a package that runs notebooks is missing: better said before a run than after it."""
+    try:
+        import ipykernel  # noqa: F401
+        import nbconvert  # noqa: F401
+        import papermill  # noqa: F401
+    except ImportError as error:
+        raise RunError(f"{error.name} is missing; it comes with: pip install 'spec-toolkit[notebooks]'") from error
+
+
 def run_notebook(name: str | Path, parameters: Mapping[str, Any] | None = None, out: str | Path = "outputs",
                  timeout: float | None = None, progress: bool = True) -> RunResult:
     """Execute a notebook (a name such as "quick_demo", or a path) in a new folder under `out`.
@@ -197,24 +207,27 @@ def run_notebook(name: str | Path, parameters: Mapping[str, Any] | None = None, 
     Writes the executed notebook, an HTML page and what the notebook itself writes; `figures` are its .png and .svg files.
     `timeout`: seconds per cell. Raises RunError: unknown notebook or parameter, wrong type (code 2), failed cell (code 1).
     """
-    try:
-        import ipykernel  # noqa: F401  (a missing one is better said before the run than after it)
-        import nbconvert  # noqa: F401
-        import papermill
-        from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    except ImportError as error:
-        raise RunError(f"{error.name} is missing; it comes with: pip install 'spec-toolkit[notebooks]'") from error
+    needed()
     source = find_notebook(name)
     values = check_parameters(source, parameters or {})
     folder = _new_folder(out, re.sub(r"^\d+_", "", source.stem), values)
+    target = execute(source, values, folder, timeout, progress)
+    figures = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".svg"))
+    return RunResult(target, _write_page(target), tuple(figures))
+
+
+def execute(source: Path, values: Mapping[str, Any], folder: Path, timeout: float | None = None, progress: bool = True) -> Path:
+    """The notebook with these checked values, executed in `folder`: its path there. RunError (code 1) for a failed cell."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    values, target = dict(values), folder / source.name
     if RESERVED in read_parameters(source):
         values[RESERVED] = str(folder)
-    target = folder / source.name
     try:
         papermill.execute_notebook(
             str(source), str(target), values, kernel_name="python3", language="python", cwd=str(folder), progress_bar=progress,
             execution_timeout=timeout, kernel_manager_class=_kernel_class())
     except (papermill.PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise _failure(error, source, target) from error
-    figures = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".svg"))
-    return RunResult(target, _write_page(target), tuple(figures))
+    return target
