@@ -13,6 +13,7 @@ import torch
 
 from . import ends
 
+
 def _set(problem, rows, row, ids, value):
     """rows[row, ids] = value (row: of the flat layout); a probability, stored as its logarithm where the rows are logits."""
     if rows is not None:
@@ -167,6 +168,13 @@ def _ties(problem):
     return replace(problem, temperature=torch.zeros_like(problem.temperature)) if problem.kind == "logits" else problem
 
 
+def _far(problem):
+    """Logits whose exponentials leave float32: rows a hundred too high and two hundred too low. The softmax is the same."""
+    for rows in filter(lambda rows: rows is not None, (problem.target, problem.draft)):
+        rows += torch.where(torch.arange(len(rows), device=rows.device) % 2 == 0, 100.0, -200.0)[:, None].to(rows.dtype)
+    return problem
+
+
 def _apart(problem):
     """Draft rows further apart than target rows, with garbage between: a kernel may not use one stride for both."""
     count, vocab = problem.draft.shape
@@ -175,8 +183,10 @@ def _apart(problem):
 
 
 EDITS = {"target = draft": _same_rows, "disjoint supports": _disjoint, "rows sum to 0.999 and 1.001": _off_sums,
-         "odd probabilities": _odd_values, "bad ids": _bad_ids, "trouble behind the first rejection": _behind, "NaN and inf": _nonfinite, "zero residual": _zero_residual,
+         "odd probabilities": _odd_values, "bad ids": _bad_ids, "trouble behind the first rejection": _behind,
+         "NaN and inf": _nonfinite, "zero residual": _zero_residual,
          "empty rows": _empty_rows, "one-hot rows": _one_hot_rows, "subnormal entries": _subnormal,
          "misaligned rows": _misaligned(lambda vocab: vocab), "misaligned rows, even stride": _misaligned(lambda vocab: -(-vocab // 16) * 16),
-         "draft rows further apart": _apart, "greedy ties": _ties, **ends.EDITS}
+         "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, **ends.EDITS}
+LOGITS_ONLY = ("greedy ties", "logits far from zero")
 EDIT_ACCEPTANCE = {"zero residual": 1.0, "misaligned rows": 0.5, "misaligned rows, even stride": 0.5, "draft rows further apart": 0.3}

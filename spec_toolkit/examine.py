@@ -21,7 +21,7 @@ import torch
 from . import suite
 from .check import CheckResult, Mismatch
 from .law import LawResult, law_check
-from .probes import probe
+from .probes import is_move, probe
 from .structure import law_rows
 
 ALPHA = 1e-3      # false alarms of a report: one exact sampler in a thousand (with seeds of its own) fails
@@ -29,6 +29,8 @@ OWN_ALPHA = 1e-6  # of a sampler with its own generator, whose false alarm could
 POWER = 0.99
 DRAWS = {"few": 3_000, "quick": 6_000, "thorough": 2_000_000}
 REBATCHINGS = {"few": 4, "quick": 8, "thorough": 1000}
+SLOW_DRAWS, SLOW_REBATCHINGS = 20_000, 50  # at most, of a sampler that costs the better part of a millisecond per request
+FATAL = ("zero residual", "target = draft", "empty rows", "NaN and inf", "odd probabilities", "one-hot rows")
 SHOWN = 4
 SEEDS_APART = 1 << 32  # between the seeds of two laws
 
@@ -65,6 +67,8 @@ class Report:
     probes: dict                                 # name -> differences
     refused: list = field(default_factory=list)  # (case, why it was not run)
     own: bool = False                            # the sampler has its own generator
+    guarded: bool = False                        # guard zones lie round every array (kernels on the CPU executor)
+    kind: str = "probs"                          # of the problems
 
     @property
     def parts(self) -> list[Part]:
@@ -82,8 +86,10 @@ class Report:
     def _of(self, part):
         return [(case, result) for case, result in self.results if case.part == part]
 
-    def _found(self, pairs, poison=False):
-        return [(case.name, failure) for case, result in pairs for failure in result.failures if is_poison(failure) == poison]
+    def _found(self, pairs):
+        """What is wrong with the tokens of these cases; a case that raised has none."""
+        none = [] if pairs else [("no case", "was run: nothing is known")]
+        return none + [(case.name, failure) for case, result in pairs for failure in result.failures if raised(result) or not is_poison(failure)]
 
     def _requests(self, pairs):
         exact, explained = sum(r.exact for _, r in pairs), sum(len(r.explained) for _, r in pairs)
@@ -103,42 +109,45 @@ class Report:
         return Part("law", summary, missing + [(law.name, _law_words(law)) for law in self.laws if not law])
 
     def _edges(self):
-        pairs, moved = self._of("edges"), self._moved()
-        summary = self._requests(pairs) + f"; {moved[0]}: {'a request keeps its tokens' if not moved[1] else 'A REQUEST CHANGES'}"
+        pairs, moves = self._of("edges"), {name: found for name, found in self.probes.items() if is_move(name)}
+        failures = [] if self.own else [(name, text) for name, found in moves.items() for text in found]
+        summary = self._requests(pairs)
+        if moves and not self.own:
+            summary += f"; {', '.join(moves)}: {'A REQUEST CHANGES' if failures else 'a request keeps its tokens'}"
         if self.refused:
-            summary += f"; {len(self.refused)} cases not run ({'; '.join(dict.fromkeys(_short(why) for _, why in self.refused[:40]))[:300]})"
-        return Part("edges", summary, self._found(pairs) + ([] if self.own else [(moved[0], text) for text in moved[1]]))
-
-    def _moved(self):
-        name = next((name for name in self.probes if "re-batchings" in name), "no re-batchings")
-        return name, self.probes.get(name, [])
+            summary += f"; {len(self.refused)} cases not run ({'; '.join(dict.fromkeys(_short(why) for _, why in self.refused))[:300]})"
+        return Part("edges", summary, self._found(pairs) + failures)
 
     def _poison(self):
-        others = {name: found for name, found in self.probes.items() if "re-batchings" not in name}
+        others = {name: found for name, found in self.probes.items() if not is_move(name)}
         names = ["outputs all written", "inputs unchanged", *([] if self.own else ["second call equal"]),
-                 *(["guard zones whole"] if self.device == "cpu" else []), *others]
-        failures = self._found(self.results, True) + [(name, text) for name, found in others.items() for text in found]
-        return Part("poison", f"{len(self.results)} cases: {', '.join(names)}", failures)
+                 *(["guard zones whole"] if self.guarded else []), *others]
+        failures = [(case.name, failure) for case, result in self.results for failure in result.failures if is_poison(failure)]
+        return Part("poison", f"{len(self.results)} cases: {', '.join(names)}",
+                    failures + [(name, text) for name, found in others.items() for text in found])
+
+    def _note(self):
+        """Of a sampler with its own generator, which may couple its requests: does it?"""
+        name, changed = next(((name, found) for name, found in self.probes.items() if is_move(name)), ("no re-batchings", []))
+        said = (f"a request's outputs changed {len(changed)} times in {name}, the generator being in the same state before each: "
+                "it has no seed of its own" if changed else f"a request kept its outputs in {name}")
+        return f"  note    its random numbers are its own: {said}"
 
     def __bool__(self):
         return self.passed
 
     def __str__(self):
-        head = (f"{'PASS' if self else 'FAIL'} {self.sampler}: level {self.level} on {self.device}, seed {self.seed}, "
+        head = (f"{'PASS' if self else 'FAIL'} {self.sampler}: level {self.level} of {self.kind} on {self.device}, seed {self.seed}, "
                 f"{len(self.results)} cases, {self.seconds:.1f} s")
-        note = []
-        if self.own:
-            moved = self._moved()
-            note = [f"  note    its random numbers are its own: a request's outputs changed in {len(moved[1])} places of {moved[0]}, "
-                    "so a per-request seed is not honoured" if moved[1] else f"  note    a request kept its outputs in {moved[0]}"]
-        return "\n".join([head, *map(str, self.parts), *note])
+        return "\n".join([head, *map(str, self.parts), *([self._note()] if self.own else [])])
 
     def _repr_html_(self):
         colour = "#2a7d2a" if self else "#b00020"
         rows = "".join(f"<tr><td>{part.name}</td><td style='color:{'#2a7d2a' if part else '#b00020'}'>{'PASS' if part else 'FAIL'}</td>"
                        f"<td style='text-align:left'>{html.escape(part.summary)}{''.join(_row(f) for f in part.failures[:SHOWN])}</td></tr>"
                        for part in self.parts)
-        return f"<b style='color:{colour}'>{html.escape(str(self).splitlines()[0])}</b><table>{rows}</table>"
+        note = f"<p>{html.escape(self._note().strip())}</p>" if self.own else ""
+        return f"<b style='color:{colour}'>{html.escape(str(self).splitlines()[0])}</b><table>{rows}</table>{note}"
 
     def to_dict(self) -> dict:
         """JSON-able; lists of failures are cut to their first 20, their numbers kept."""
@@ -146,7 +155,7 @@ class Report:
                              "failures": [{"where": where, "what": asdict(what) if isinstance(what, Mismatch) else str(what)}
                                           for where, what in part.failures[:20]]} for part in self.parts}
         return {"sampler": self.sampler, "source_hash": self.source_hash, "draw": self.draw, "passed": self.passed, "level": self.level,
-                "device": self.device, "seed": self.seed, "seconds": round(self.seconds, 2), "cases": [case.name for case, _ in self.results],
+                "kind": self.kind, "device": self.device, "seed": self.seed, "seconds": round(self.seconds, 2), "cases": [case.name for case, _ in self.results],
                 "parts": parts, "laws": [law.to_dict() for law in self.laws],
                 "probes": {name: {"differences": len(found), "first": found[:3]} for name, found in self.probes.items()},
                 "refused": [list(pair) for pair in self.refused]}
@@ -155,6 +164,11 @@ class Report:
 def is_poison(failure) -> bool:
     """Of a CheckResult's failures: about memory, not about what the tokens should have been."""
     return not isinstance(failure, Mismatch) and not str(failure).startswith(("request ", "law: "))
+
+
+def raised(result: CheckResult) -> bool:
+    """Did the sampler raise, so that nothing was compared?"""
+    return result.poison == "not checked"
 
 
 def _law_words(law):
@@ -173,25 +187,51 @@ def examine(sampler, level="quick", device=None, seed=0, draws=None, rebatchings
     """Every case, law and probe of a level ("few", "quick", "thorough"); -> Report. ValueError for another level.
 
     device: None = a GPU where there is one. seed: another one gives other problems and other draws of the same kind.
-    draws, rebatchings: None = those of the level. kind: "probs" or "logits", None = what the sampler takes.
+    draws, rebatchings: None = those of the level, fewer for a slow sampler. kind: "probs" or "logits", None = what it takes.
+
+    A sampler with its own generator is given problems with one draft length for all, since no library here takes a ragged
+    batch; those on which it may abort the GPU's context come last.
     """
     began = time.perf_counter()
-    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    kind = kind or getattr(sampler, "input", "probs")
-    results, refused, own = [], [], bool(getattr(sampler, "own_generator", False))
-    laws, unlawful = examine_laws(sampler, level, device, seed, draws, kind)
-    for case in suite.listed(level, kind):
-        why = suite.unfit(case, device)
-        outcome = why or suite.run_case(sampler, case, device, seed, **{"own": _granted(sampler)} if own else {})
-        results.append((case, outcome)) if isinstance(outcome, CheckResult) else refused.append((case.name, outcome))
-    found = probe(sampler, device, seed, REBATCHINGS[level] if rebatchings is None else rebatchings)
+    device, kind = str(device or ("cuda" if torch.cuda.is_available() else "cpu")), kind or getattr(sampler, "input", "probs")
+    cases, own = suite.listed(level := suite.level_for(sampler, level), kind), bool(getattr(sampler, "own_generator", False))
+    most_draws, most_moves = effort(sampler, level)
+    laws, refused = examine_laws(sampler, level, device, seed, draws or most_draws, kind)
+    found = probe(sampler, device, seed, most_moves if rebatchings is None else rebatchings, kind)
+    if own:
+        cases = sorted((case.rectangular() for case in cases), key=lambda case: case.edit in FATAL)
+    results, unrun = _run(sampler, cases, device, seed, own)
+    guarded = getattr(sampler, "kind", None) == "kernel" and device == "cpu"
     return Report(sampler.name, getattr(sampler, "source_hash", None), sampler.draw, level, device, seed, time.perf_counter() - began, results, laws,
-                  found, refused + unlawful, own)
+                  found, unrun + refused, own, guarded, kind)
 
 
-def _granted(sampler):
-    """A passed law for `check`, whose own one the report's laws replace."""
-    return LawResult(sampler.name, 0, 0, 0.0, 1.0, 0.0, 1.0, POWER)
+def _run(sampler, cases, device, seed, own):
+    """([(case, CheckResult)], [(case, why it was not run)])."""
+    results, unrun = [], []
+    words = {"own": LawResult(sampler.name, 0, 0, 0.0, 1.0, 0.0, 1.0, POWER)} if own else {}  # for the law that `check` would test
+    for number, case in enumerate(cases):
+        outcome = suite.unfit(case, device) or suite.run_case(sampler, case, device, seed, **words)
+        results.append((case, outcome)) if isinstance(outcome, CheckResult) else unrun.append((case.name, outcome))
+        if isinstance(outcome, CheckResult) and raised(outcome) and _context_lost(device):
+            return results, unrun + [(after.name, f"the GPU's context was lost in {case.name!r}") for after in cases[number + 1:]]
+    return results, unrun
+
+
+def _context_lost(device) -> bool:
+    """An error on the GPU that every later call of the process meets again."""
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception:  # noqa: BLE001 (whatever it is, no case can run)
+        return True
+    return False
+
+
+def effort(sampler, level) -> tuple[int, int]:
+    """(draws of each law, re-batchings) of a level: fewer for the slow."""
+    slow = sampler.name.endswith("python_loop") or getattr(sampler, "law_draws", SLOW_DRAWS) < SLOW_DRAWS
+    draws, moves = DRAWS[level], REBATCHINGS[level]
+    return (min(draws, getattr(sampler, "law_draws", SLOW_DRAWS), SLOW_DRAWS), min(moves, SLOW_REBATCHINGS)) if slow else (draws, moves)
 
 
 def laws(level="quick", kind="probs") -> dict:
@@ -219,7 +259,7 @@ def examine_laws(sampler, level, device, seed, draws=None, kind="probs"):
     """(LawResults, [(law, why a peer refuses it)]). alpha is shared evenly."""
     chosen, done, refused = laws(level, kind), [], []
     own = getattr(sampler, "own_generator", False)
-    count = draws or min(DRAWS[level], getattr(sampler, "law_draws", DRAWS[level]) if own else DRAWS[level])
+    count = draws or effort(sampler, level)[0]
     for number, (name, arguments) in enumerate(chosen.items()):
         try:
             done.append(law_check(sampler, **arguments, draws=count, alpha=(OWN_ALPHA if own else ALPHA) / len(chosen), power=POWER,

@@ -17,6 +17,7 @@ from .reference import output_law
 
 SHOWN = 5
 ENDED = -1  # the cell of a position where the sequence has ended
+CHUNKS = {"cpu": 1 << 22, "cuda": 1 << 27}  # target row elements of one launch
 
 
 @dataclass(frozen=True)
@@ -66,27 +67,26 @@ class LawResult:
 
 
 def law_check(sampler, target_rows, draft_rows=None, draft_tokens=None, draws=100_000, *, alpha=1e-4, power=0.99, seed=0,
-              device="cpu", chunk=1 << 22, dtype=torch.float32, kind="probs", name="") -> LawResult:
+              device="cpu", chunk=None, dtype=torch.float32, kind="probs", name="") -> LawResult:
     """Compare how often each output sequence occurs in `draws` requests with `output_law`, which enumerates vocab^K.
 
     target_rows [K+1, vocab], draft_rows [K, vocab] or None: probabilities, rounded to `dtype`; the law is that of the
     rounded rows. kind "logits": their logarithms, at temperature 1, are what the sampler gets (float32 only).
     draft_tokens [K] fixes the drafts; None draws them from draft_rows, so that the law is the target's own; they come
     from the DRAFT stream of the request's seed, so that a sampler that uses those numbers again is seen. The requests
-    differ in their seed only (`seed`, `seed`+1, ...), so a pass or a fail repeats. `chunk`: row elements per launch.
+    differ in their seed only (`seed`, `seed`+1, ...), so a pass or a fail repeats. `chunk`: row elements per launch (None: CHUNKS of the device).
     Returns a `LawResult`; ValueError if draws leave fewer than two cells.
     """
     rounded = lambda rows: None if rows is None else torch.as_tensor(np.asarray(rows, dtype=np.float32)).to(dtype)
     target, draft = rounded(target_rows), rounded(draft_rows)
     exact = lambda rows: None if rows is None else rows.double().numpy()
     law = output_law(exact(target), exact(draft), draft_tokens)
-    counts, step = {}, max(1, chunk // target.numel())
+    target, draft = target.to(device), None if draft is None else draft.to(device)
+    counts, step = {}, max(1, (chunk or CHUNKS[target.device.type]) // target.numel())
     for start in range(0, draws, step):
-        problem = _repeated(target, draft, draft_tokens, range(seed + start, seed + min(start + step, draws)), kind)
-        outputs = sampler(problem.to(device)).out_tokens.cpu().numpy()
-        for row, count in zip(*np.unique(outputs, axis=0, return_counts=True)):
-            key = tuple(int(t) for t in row if t >= 0)
-            counts[key] = counts.get(key, 0) + int(count)
+        seeds = torch.arange(seed + start, seed + min(start + step, draws), device=device)
+        for key, count in _counted(sampler(_repeated(target, draft, draft_tokens, seeds, kind)).out_tokens, target.shape[1]):
+            counts[key] = counts.get(key, 0) + count
     return judge(sampler.name, law, counts, draws, alpha, power, name)
 
 
@@ -117,23 +117,34 @@ def _cells(law, counts):
     return [(counts.get(key, 0), p) for key, p in law.items() if p > 0]
 
 
+def _counted(out_tokens, vocab):
+    """[(sequence without its -1 tail, how often)] of out_tokens [batch, width]; ids outside [-1, vocab) are kept as they are."""
+    tokens, base = out_tokens.long(), vocab + 1
+    if base ** tokens.shape[1] < 2**62 and bool(((tokens >= -1) & (tokens < vocab)).all()):  # one number per sequence sorts faster
+        powers = torch.tensor([base**i for i in range(tokens.shape[1])], device=tokens.device)
+        codes, counts = torch.unique(((tokens + 1) * powers).sum(1), return_counts=True)
+        rows = codes[:, None] // powers % base - 1
+    else:
+        rows, counts = torch.unique(tokens, dim=0, return_counts=True)
+    return [(tuple(t for t in row if t >= 0), count) for row, count in zip(rows.tolist(), counts.tolist())]
+
+
 def _repeated(target, draft, draft_tokens, seeds, kind):
-    """A problem of len(seeds) requests with the same rows."""
+    """A problem of len(seeds) requests with the same rows, on their device."""
     batch, length = len(seeds), target.shape[0] - 1
     if draft_tokens is None and length:
-        tokens = np.stack([_drawn(draft[i].double().numpy(), seeds, i) for i in range(length)], axis=1)
+        tokens = torch.stack([_drawn(draft[i].double(), seeds, i) for i in range(length)], 1)
     else:
-        tokens = np.tile(np.array(draft_tokens if length else [], dtype=np.int64), (batch, 1))
-    stored = lambda rows: rows if kind == "probs" else rows.log()
-    rows = None if draft is None else stored(draft).repeat(batch, 1, 1)
-    return from_torch(stored(target).repeat(batch, 1, 1), torch.as_tensor(tokens), rows, kind=kind, seeds=list(seeds))
+        tokens = torch.tensor(draft_tokens if length else [], dtype=torch.int64, device=seeds.device).expand(batch, length)
+    stored = lambda rows: (rows if kind == "probs" else rows.log()).repeat(batch, 1, 1)
+    return from_torch(stored(target), tokens, None if draft is None else stored(draft), kind=kind, seeds=seeds)
 
 
 def _drawn(row, seeds, index):
-    """One token of `row` for each seed, by the inverse of the cumulative sum."""
-    words = philox.random_words(np.array(seeds, dtype=np.int64), 0, philox.DRAFT, index)
-    cumulative = np.cumsum(row)
-    return np.minimum(np.searchsorted(cumulative, philox.uniform52(*words[:2]) * cumulative[-1], side="right"), np.flatnonzero(row)[-1])
+    """One token of `row` (float64) for each seed, by the inverse of the cumulative sum, from the DRAFT stream."""
+    cumulative = row.cumsum(0)
+    u = philox.uniform52(*philox.random_words(seeds, 0, philox.DRAFT, index)[:2])
+    return torch.searchsorted(cumulative, u * cumulative[-1], right=True).clamp(max=int(row.nonzero()[-1]))
 
 
 __all__ = ["ChiSquare", "LawResult", "judge", "law_check", "marginal"]

@@ -18,7 +18,7 @@ import torch
 
 from . import contract, results, suite
 from .paths import kernels_dir
-from .probes import probe
+from .probes import is_move, probe
 from .examine import REBATCHINGS, examine_laws, is_poison
 from .sampler import list_kernels, load_sampler
 from .synthetic import make_problem
@@ -184,7 +184,7 @@ def _searched(sampler, level, device, seed, kind, found):
                 yield "poison" if is_poison(failure) else case.part, f"{case.name}: {failure}"
     if "poison" not in found or "edges" not in found:
         for name, differences in probe(sampler, device, seed, REBATCHINGS[level]).items():
-            yield from (("edges" if "re-batchings" in name else "poison", f"{name}: {text}") for text in differences[:1])
+            yield from (("edges" if is_move(name) else "poison", f"{name}: {text}") for text in differences[:1])
     if "law" not in found:
         for law in examine_laws(sampler, level, device, seed, kind=kind)[0]:
             if not law:

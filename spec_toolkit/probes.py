@@ -14,7 +14,17 @@ from .check import SENTINEL, compare
 from .cpu import fibre_order
 from .synthetic import make_problem
 
+LENGTHS = [3, 0, 1, 5, 2, 4]
+# What is re-batched: rows of enough tiles that a rung which splits them cuts them otherwise in other batches.
+MOVED_CPU = {"batch": 6, "draft_len": LENGTHS, "vocab": 9001}
+MOVED = {"batch": 48, "draft_len": [3, 0, 1, 2] * 12, "vocab": 40009}
+SM_COUNTS = (1, 2, 13)
 ORDERS = (("reversed", 0), ("shuffled", 1), ("shuffled", 2))
+
+
+def is_move(name) -> bool:
+    """Is the probe of that name about a request that moves? (The others are about memory.)"""
+    return "re-batchings" in name or "multiprocessor" in name
 
 
 def _arrays(outputs):
@@ -23,17 +33,40 @@ def _arrays(outputs):
 
 def rebatched(sampler, problem, count=1000, seed=0) -> list[str]:
     """A request's outputs in `problem` against those in `count` random re-batchings: other slots, batch sizes (1 to twice
-    the batch, and with them other splits of a row over blocks), neighbours, repeats."""
+    the batch, and with them other splits of a row over blocks), neighbours, repeats. A sampler with a generator of its
+    own finds PyTorch's in the same state before each call."""
     choose, found = random.Random(seed), []
-    tokens, accepted, status = _arrays(sampler(problem))
+    tokens, accepted, status = _arrays(_again(sampler, problem))
     for _ in range(count):
         picked = choose.choices(range(problem.batch), k=choose.randint(1, 2 * problem.batch))
-        rows, counts, bits = _arrays(sampler(problem.take(picked)))
+        rows, counts, bits = _arrays(_again(sampler, problem.take(picked)))
         width = min(rows.shape[1], tokens.shape[1])
         wrong = (rows[:, :width] != tokens[picked, :width]).any(1) | (rows[:, width:] != -1).any(1) | (counts != accepted[picked])
         wrong |= (bits != status[picked]) & bool(sampler.reports_status)
         found += [f"request {picked[slot]} in slot {slot} of a batch of {len(picked)}: {rows[slot].tolist()}, before {tokens[picked[slot]].tolist()}"
                   for slot in np.flatnonzero(wrong)]
+    return found
+
+
+def _again(sampler, problem):
+    if not getattr(sampler, "own_generator", False):
+        return sampler(problem)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return sampler(problem)
+
+
+def resplit(sampler, problem, counts) -> list[str]:
+    """The outputs of a kernel that is told of other numbers of multiprocessors, by which it chooses its grid."""
+    first, found = _arrays(sampler(problem)), []
+    real = sampler.symbols
+    for count in counts:
+        sampler.symbols = lambda given, count=count: {**real(given), "sm_count": count}
+        try:
+            if not all(map(np.array_equal, first, _arrays(sampler(problem)))):
+                found.append(f"told of {count} multiprocessors: other outputs")
+        finally:
+            del sampler.symbols
     return found
 
 
@@ -70,20 +103,24 @@ def rebound(sampler, problem, other) -> list[str]:
     return found
 
 
-def probe(sampler, device="cpu", seed=0, rebatchings=8) -> dict[str, list[str]]:
-    """{what was tried: differences} of the probes that mean something for this sampler on this device."""
-    logits = getattr(sampler, "input", "probs") == "logits"
-    words = {"logits": logits, "device": device}
-    own = getattr(sampler, "own_generator", False)
-    lengths = 2 if own else [3, 0, 1, 5, 2, 4]
-    problem = make_problem(6, lengths, 1025, 0.6, seed=seed + 1, **words)
+def probe(sampler, device="cpu", seed=0, rebatchings=8, kind=None) -> dict[str, list[str]]:
+    """{what was tried: differences} of the probes that mean something for this sampler on this device. kind: "probs" or
+    "logits", None = what the sampler takes."""
+    words = {"logits": (kind or getattr(sampler, "input", "probs")) == "logits", "device": device, "acceptance": 0.6}
+    on_cpu = torch.device(device).type == "cpu"
+    sizes = MOVED_CPU if on_cpu else MOVED
+    if getattr(sampler, "own_generator", False):
+        sizes = {**sizes, "draft_len": 2}
+    problem = make_problem(**sizes, seed=seed + 1, **words)
     tried = {f"{rebatchings} re-batchings": lambda: rebatched(sampler, problem, rebatchings, seed)}
     if getattr(sampler, "kind", None) == "kernel":  # others may prepare at bind what a kernel reads at each call
         tried["inputs changed under a bound call"] = lambda: rebound(
-            sampler, *(make_problem(6, lengths, 2049, 0.6, seed=seed + n, **words) for n in (3, 4)))
-        if torch.device(device).type == "cpu":
-            wide = make_problem(3, [2, 0, 1], 9001, 0.6, seed=seed + 2, **words)
-            tried["other thread orders"] = lambda: reordered(sampler, problem) + reordered(sampler, wide)
+            sampler, *(make_problem(6, LENGTHS, 2049, seed=seed + n, **words) for n in (3, 4)))
+        tried["other multiprocessor counts"] = lambda: resplit(sampler, problem, SM_COUNTS)
+        if on_cpu:
+            narrow, wide = (make_problem(batch, lengths, vocab, seed=seed + n, **words) for batch, lengths, vocab, n in (
+                (6, LENGTHS, 1025, 1), (3, [2, 0, 1], 9001, 2)))
+            tried["other thread orders"] = lambda: reordered(sampler, narrow) + reordered(sampler, wide)
     return {name: _tried(run) for name, run in tried.items()}
 
 
