@@ -181,6 +181,13 @@ def table(made: dict, hashes: dict | None = None) -> str:
     return markdown(["findings in", *made["tools"], "problems", "requests exact"], rows)
 
 
+def page(made: dict, hashes: dict | None = None) -> str:
+    """The table of a record, where and when it was made, and what was found."""
+    said = explanations(made)
+    return (table(made, hashes) + f"\n{made['environment']['gpu']}, driver {made['environment'].get('driver')}; {made['created'][:10]}, commit "
+            f"{(made['environment'].get('git') or 'unknown')[:9]}.\n" + ("\n```\n" + "\n".join(said) + "\n```\n" if said else ""))
+
+
 def explanations(made: dict) -> list[str]:
     """A line or more for everything that keeps a record from passing."""
     lines = [f"{tool}: {fault}" for tool, one in made["tools"].items() for fault in one["faults"]]

@@ -124,6 +124,42 @@ def rows(records) -> str:
     return markdown(["problem", "rows", "padding", "sampler", "GPU µs (p10 to p90)", "plain read µs", "of the limit"], body, texts=4)
 
 
+def side_by_side(records, *columns: str) -> str:
+    """A row for each problem, a column for each sampler: its GPU time in µs, or its whole call where it has none; then the limit
+    and the share of it that the last rung reaches. columns: what else tells the rows apart, of "flush", "dtype", "row_padding"."""
+    records = some(records)
+    key = lambda r: (sizes(r), *(str(_detail(r, column)) for column in columns))
+    names = kernels_first(records)
+    kernels = [name for name in names if any(r["sampler"] == name and r.get("sampler_kind") == "kernel" for r in records)]
+    body = []
+    for row in sorted(distinct(records, key), key=lambda row: _order(next(r for r in records if key(r) == row), columns)):
+        here = {r["sampler"]: r for r in records if key(r) == row}
+        one = next(iter(here.values()))
+        body.append([*row, *(_time_or_call(here.get(name)) for name in names), _us(value(one, "stream_read_us")),
+                     _share(of_the_limit(here[kernels[-1]]) if kernels and kernels[-1] in here else None)])
+    marked = {name: name + (" (stale)" if any(getattr(r, "stale", False) for r in records if r["sampler"] == name) else "") for name in names}
+    head = ["problem", *(DETAILS[column] for column in columns), *marked.values(), "plain read", f"{kernels[-1]} of the limit" if kernels else "of the limit"]
+    return markdown(head, body, texts=1 + len(columns)) + "\nMedian GPU time in µs; *(call)* a whole eager call, of what cannot be captured in a graph.\n"
+
+
+DETAILS = {"flush": "flush", "dtype": "rows", "row_padding": "padding"}
+
+
+def _detail(record, column: str):
+    return _padding(record) if column == "row_padding" else record["flush"] if column == "flush" else record["problem"]["dtype"]
+
+
+def _order(record, columns) -> tuple:
+    p = record["problem"]
+    return p["batch"], str(p["draft_len"]), p["vocab"], *(str(_detail(record, column)) for column in columns)
+
+
+def _time_or_call(record) -> str:
+    if record is None:
+        return NONE
+    return _us(value(record)) if value(record) else f"{_us(value(record, 'call_us'))} *(call)*"
+
+
 def _padding(record) -> int:
     return record["problem"]["spec"].get("row_padding", 0)
 
