@@ -9,8 +9,10 @@ none of them would be a check that cannot fail.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from .sampler import list_kernels, load_sampler
 from .synthetic import make_problem
 
 PARTS = ("tokens", "law", "edges", "poison")
+TIMEOUT_S = 600  # for one mutant on one rung
 
 
 @dataclass(frozen=True)
@@ -191,16 +194,50 @@ def _searched(sampler, level, device, seed, kind, found):
                 yield "law" if law.draws else "poison", str(law)
 
 
-def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print) -> list[dict]:
-    """[{mutant, what, rung, caught_by}] of every mutant on every rung it applies to (of `rungs`, None = all)."""
+def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1) -> list[dict]:
+    """[{mutant, what, rung, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
+
+    In `jobs` processes, each replaced after a few mutants: compiled code is never unloaded, and a mutant may take its
+    process with it or never end, which is a catch too.
+    """
+    tasks = [(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs]
     found = []
-    for mutant in mutants:
-        for rung in [name for name in applies_to(mutant) if rungs is None or name in rungs]:
-            caught = findings(mutant, rung, level, device, seed)
+    with ThreadPoolExecutor(jobs) as pool:
+        for (mutant, rung), caught in zip(tasks, pool.map(lambda task: _apart(*task, level, device, seed), tasks)):
             found.append({"mutant": mutant.name, "what": mutant.what, "rung": rung, "caught_by": sorted(caught, key=PARTS.index),
                           "findings": {part: words[:300] for part, words in caught.items()}})
             say(f"{'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(found[-1]['caught_by'])}")
     return found
+
+
+def _apart(mutant, rung, level, device, seed) -> dict[str, str]:
+    """`findings` in a process of its own. Raises what it raised."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(send, mutant, rung, level, device, seed), daemon=True)
+    process.start()
+    send.close()
+    try:
+        if not receive.poll(TIMEOUT_S):
+            return {"poison": f"no answer within {TIMEOUT_S} s"}
+        outcome = receive.recv()
+    except EOFError:
+        process.join()
+        return {"poison": f"it took its process with it (exit code {process.exitcode})"}
+    finally:
+        process.kill()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _report(send, *task) -> None:
+    torch.set_num_threads(1)
+    try:
+        send.send(findings(*task))
+    except Exception as error:  # noqa: BLE001 (raised again by whoever asked)
+        send.send(RuntimeError(f"{task[0].name} ({task[1]}): {type(error).__name__}: {error}"))
 
 
 def table(found) -> str:
@@ -219,10 +256,11 @@ def main(argv=None) -> int:
     parser.add_argument("--mutants", nargs="+", metavar="NAME", help="names (default: all)")
     parser.add_argument("--level", default="quick", choices=("few", "quick", "thorough"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--out", help="folder that receives mutants.json and mutants.md")
     args = parser.parse_args(argv)
     chosen = [m for m in MUTANTS if not args.mutants or m.name in args.mutants]
-    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True))
+    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs)
     missed = [entry for entry in found if not entry["caught_by"]]
     print(f"{len({e['mutant'] for e in found})} mutants on {len({e['rung'] for e in found})} rungs: {len(found) - len(missed)} of {len(found)} refused")
     if args.out:
@@ -235,4 +273,6 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from spec_toolkit import mutants  # by its real name, which the processes know it by
+    globals().update(__spec__=None, __file__=None)  # so that they do not run this file again as their main module
+    sys.exit(mutants.main())
