@@ -32,9 +32,12 @@ LOGITS = logits logits_lse acceptance
 # pip's compute-sanitizer, for a machine without the CUDA toolkit.
 SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
-.PHONY: demo test help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits clean
+.PHONY: demo test report help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits clean
 demo: $(READY)          ## the quick demo: every sampler, checked, and timed where there is a GPU
 	$(TOOL) run quick_demo
+
+report: $(READY)        ## from the records, without a GPU: outputs/report/index.html, every figure, the README's tables
+	$(TOOL) report --readme
 
 test: $(TESTS)          ## all tests, on the CPU executor, and on the GPU where there is one
 	@$(RUN) -m pytest -q

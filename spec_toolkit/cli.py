@@ -2,6 +2,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def add_run(commands) -> None:
@@ -123,7 +124,34 @@ def sweep(args: argparse.Namespace) -> int:
     return 130 if result.stopped else 1 if result.failed else 0
 
 
-COMMANDS: list[Callable] = [add_run, add_sweep, add_gpu, add_crosscheck, add_sanitize]
+def add_report(commands) -> None:
+    """`report`: every figure and one self-contained page from the records alone; needs no GPU."""
+    parser = commands.add_parser("report", help="make every figure and one HTML page from the records; needs no GPU")
+    parser.add_argument("--results", metavar="DIR", help="folder of the records (default: the committed ones)")
+    parser.add_argument("--out", default="outputs/report", help="folder that receives index.html and figures/ (default: outputs/report)")
+    parser.add_argument("--readme", action="store_true", help="in a checkout: rewrite the tables and figures of the README too")
+    parser.set_defaults(action=report)
+
+
+def report(args: argparse.Namespace) -> int:
+    from . import paths
+
+    if args.results and not Path(args.results).is_dir():
+        print(f"spec-toolkit report: --results {args.results}: no such folder", file=sys.stderr)
+        return 2
+    if args.readme and not paths.checkout():
+        print("spec-toolkit report: --readme: this copy is installed, not a checkout, and has no README to rewrite", file=sys.stderr)
+        return 2
+    try:
+        from . import readme, report
+        print(report.write(args.results, args.out))
+    except ImportError as error:
+        print(f"spec-toolkit report: {error.name} is missing; it comes with: pip install 'spec-toolkit[notebooks]'", file=sys.stderr)
+        return 2
+    return readme.main([]) if args.readme else 0
+
+
+COMMANDS: list[Callable] = [add_run, add_sweep, add_report, add_gpu, add_crosscheck, add_sanitize]
 
 
 def build_parser() -> argparse.ArgumentParser:
