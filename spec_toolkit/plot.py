@@ -16,14 +16,15 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .reading import METRICS, TIMES, caption, is_stale, kernels_first, label, number, same_problem, speedup, value
+from .reading import METRICS, TIMES, caption, is_stale, kernels_first, label, number, of_the_limit, same_problem, speedup, value
 from .reading import lengths as _lengths
 from .reading import some as _some
 from .tables import table  # noqa: F401  (the table beside a figure is found where the figure is)
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY = "#777777"
+CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)  # black is the limit's
 MARKERS, DASHES = "osD^vP*X", ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -79,8 +80,9 @@ def bars(records, baseline: str = "python_loop") -> Chart:
         axes.axvline(np.median(floors), color=RED, linestyle="--", linewidth=1.3,
                      label=f"limit: plain read of the same bytes, {number(float(np.median(floors)))} µs")
     low = min([*floors, *(v for r in records for m in ("gpu_us", "call_us") if (v := value(r, m)))])
-    axes.set(xscale="log", xlim=(low / 2, right * 6), yticks=range(len(records)), yticklabels=[label(r) for r in records],
+    axes.set(xscale="log", xlim=(low / 2, right * (2 * right / low) ** 0.25), yticks=range(len(records)), yticklabels=[label(r) for r in records],
              xlabel=f"µs (log scale); 2x: the call of {baseline} takes twice as long, same run")
+    axes.xaxis.set_major_formatter(lambda v, _: f"{v:,g}")
     axes.invert_yaxis()
     chart.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return _finish(chart, records)
@@ -125,7 +127,7 @@ def lines(records, x: str = "batch", metric: str = "gpu_us", baseline: str | Non
              ylabel=f"times faster than {baseline} ({TIMES[metric]})" if baseline else METRICS[metric])
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks], **{"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if x == "vocab" else {})
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes.yaxis.set_major_formatter(lambda v, _: f"{v:,g}")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside right upper", fontsize=8, frameon=False)
     return _finish(chart, records)
@@ -160,6 +162,7 @@ def _line(axes, mine, records, x, metric, baseline, style) -> None:
 def heatmap(records, baseline: str, sampler: str, metric: str = "gpu_us") -> Chart:
     """Speedup of sampler over baseline, a panel for each K: batch down, vocabulary across. White is even, a cross slower.
 
+    Below each GPU speedup stands the limit: that of a sampler which takes no longer than the plain read of the same bytes.
     ValueError if the sampler has two records at one place: filter to one dtype, acceptance and flush first.
     """
     records = _some(records)
@@ -168,12 +171,13 @@ def heatmap(records, baseline: str, sampler: str, metric: str = "gpu_us") -> Cha
         place = _lengths(record), record["problem"]["batch"], record["problem"]["vocab"]
         if place in cells:
             raise ValueError(f"{sampler} has several records at K, batch, vocab = {place}: filter to one dtype, acceptance and flush")
-        cells[place] = speedup(record, records, baseline, metric) or np.nan, is_stale(record)
+        times, most = speedup(record, records, baseline, metric), of_the_limit(record) if metric == "gpu_us" else None
+        cells[place] = times or np.nan, is_stale(record), times / most if times and most else None
     panels = sorted({place[0] for place in cells}, key=lambda k: (len(k), k))
     batches, vocabs = (sorted({place[i] for place in cells}) for i in (1, 2))
-    most = max(0.1, np.nanmax(np.abs(np.log2([times for times, _ in cells.values()])), initial=0.1))
-    wide = (1.2 + 0.75 * len(vocabs)) * len(panels) + 1.2
-    chart = Chart(figsize=(wide, 1.9 + 0.5 * len(batches)), layout="constrained")
+    most = max(0.1, np.nanmax(np.abs(np.log2([cell[0] for cell in cells.values()])), initial=0.1))
+    wide = (0.6 + 0.58 * len(vocabs)) * len(panels) + 1.2
+    chart = Chart(figsize=(wide, 1.9 + 0.46 * len(batches)), layout="constrained")
     FigureCanvasAgg(chart)
     all_axes = chart.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, k in zip(all_axes, panels):
@@ -182,29 +186,33 @@ def heatmap(records, baseline: str, sampler: str, metric: str = "gpu_us") -> Cha
     all_axes[0].set_ylabel("batch B")
     bar = chart.colorbar(image, ax=all_axes, format=lambda v, _: f"{2 ** v:.3g}x")
     bar.ax.tick_params(labelsize=8)
-    chart.suptitle(f"{sampler}: times faster than {baseline} ({TIMES[metric]}, same run)", fontsize=9)
+    limit = "; below it, the limit" if any(cell[2] for cell in cells.values()) else ""
+    chart.suptitle(f"{sampler}: times faster than {baseline} ({TIMES[metric]}, same run){limit}", fontsize=9)
     return _finish(chart, [r for r in records if r["sampler"] in (sampler, baseline)], width=int(15 * wide))
 
 
 def _panel(axes, cells: dict, batches: list, vocabs: list, most: float):
-    """One K of a heat map. cells: (batch, vocab) -> (times faster or NaN, is it stale)."""
-    grid = np.array([[cells.get((b, v), (np.nan, False))[0] for v in vocabs] for b in batches])
+    """One K of a heat map. cells: (batch, vocab) -> (times faster or NaN, is it stale, the limit or None)."""
+    absent = (np.nan, False, None)
+    grid = np.array([[cells.get((b, v), absent)[0] for v in vocabs] for b in batches])
     image = axes.imshow(np.log2(grid), cmap="PuOr_r", norm=TwoSlopeNorm(0, -most, most), aspect="auto")
     for (row, column), times in np.ndenumerate(grid):
-        _cell(axes, row, column, times, cells.get((batches[row], vocabs[column]), (np.nan, False))[1], most)
-    axes.set_xticks(range(len(vocabs)), [f"{v:,}" for v in vocabs], rotation=20, fontsize=8)
+        _cell(axes, row, column, *cells.get((batches[row], vocabs[column]), absent), most)
+    axes.set_xticks(range(len(vocabs)), [f"{v:,}" for v in vocabs], rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(len(batches)), batches)
     axes.set_xlabel("vocabulary V")
     return image
 
 
-def _cell(axes, row, column, times, stale, most) -> None:
+def _cell(axes, row, column, times, stale, limit, most) -> None:
     if np.isnan(times):
         axes.text(column, row, "not run", ha="center", va="center", fontsize=7, color="#666666")
         return
     text = f"{times:.3g}x" + (" ×" if times < 1 else "") + ("\n(stale)" if stale else "")
-    dark = abs(np.log2(times)) > 0.6 * most
-    axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else BLACK)
+    colour = "white" if abs(np.log2(times)) > 0.6 * most else BLACK
+    axes.text(column, row - (0.14 if limit else 0), text, ha="center", va="center", fontsize=8, color=colour)
+    if limit:
+        axes.text(column, row + 0.24, f"{limit:.3g}x", ha="center", va="center", fontsize=6, color=colour)
     if stale:
         axes.add_patch(Rectangle((column - .5, row - .5), 1, 1, fill=False, hatch="///", linewidth=0,
                                  edgecolor="#888888"))

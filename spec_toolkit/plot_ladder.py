@@ -8,7 +8,7 @@ from .reading import distinct, is_stale, kernels_first, label, number, of_the_li
 
 COLOURS = {"launch": "#BBBBBB", "draw": ORANGE, "accept": GREEN, "rows": BLUE}
 HATCHES = {"launch": "", "draw": "//", "accept": "..", "rows": ""}
-TOO_LONG = 6  # a bar this many times as long as the limit's is cut, and says so
+TOO_LONG = 4  # a bar this many times as long as the shortest is cut, and says so
 
 
 def ladder(records, first: str = "v1") -> plot.Chart:
@@ -25,7 +25,7 @@ def ladder(records, first: str = "v1") -> plot.Chart:
         axes.axvline(empty, color=BLACK, linestyle=":", linewidth=1.2)
         longest = max(value(r, what="p90") for r in here)
         axes.set(xscale="log", xlim=(empty / 1.6, longest * (longest / empty) ** 0.33))
-        axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        axes.xaxis.set_major_formatter(lambda v, _, longest=longest: f"{v:,g}" if v < 1.5 * longest else "")  # room for what stands beside the bars
         axes.set_xlabel("GPU time, µs (log scale)", fontsize=8)
         axes.set_title(f"{problem}: limit {number(limit)} µs", fontsize=9)
     _rows(panels[0], [label(next(r for r in records if r["sampler"] == name)) for name in names])
@@ -34,7 +34,7 @@ def ladder(records, first: str = "v1") -> plot.Chart:
     panels[0].plot([], [], color=RED, linestyle="--", label="limit: plain read of the same bytes")
     panels[0].plot([], [], color=BLACK, linestyle=":", label="empty launch")
     chart.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    return plot._finish(chart, records, f"Beside a bar: its time, its share of the limit, and how many times faster than {first} it is.", 120)
+    return plot._finish(chart, records, f"Beside a bar: its time, its share of the limit, and how many times faster than {first} it is.", int(15 * chart.get_figwidth()))
 
 
 def _rung(axes, row: int, record, records, first: str) -> None:
@@ -55,7 +55,7 @@ def taken_apart(parts, records) -> plot.Chart:
     chart, panels = _panels(len(problems), 1.7 + 0.36 * len(names))
     for axes, problem in zip(panels, problems):
         here = [p for p in parts if p.size == problem]
-        end = 1.25 * max(min(p.whole, TOO_LONG * p.limit) for p in here)
+        end = 1.25 * max(p.whole for p in here if p.whole <= TOO_LONG * min(p.whole for p in here))
         for part in here:
             _stack(axes, names.index(part.label), part, end)
         axes.axvline(here[0].limit, color=RED, linestyle="--", linewidth=1.4, label="limit: plain read of the same bytes")
@@ -65,7 +65,7 @@ def taken_apart(parts, records) -> plot.Chart:
     _rows(panels[0], names)
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels())))  # each label once
     chart.legend(handles.values(), handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    return plot._finish(chart, records, "Differences of medians of three problems, timed one after the other.", 120)
+    return plot._finish(chart, records, "Differences of medians of three problems, timed one after the other.", int(15 * chart.get_figwidth()))
 
 
 def _stack(axes, row: int, part, end: float) -> None:

@@ -90,7 +90,7 @@ def test_lines_draw_each_sampler_and_the_limit():
 def test_heatmap_cells_are_ratios_of_one_run():
     records = [r for r in grid() if (r["problem"]["batch"], r["problem"]["vocab"]) != (16, 32000)]
     records += [record("v2", 16, 32000, "a"), record("v1", 16, 32000, "b")]
-    texts = [t.get_text() for t in plot.heatmap(records, "v1", "v2").axes[0].texts]
+    texts = [t.get_text() for t in plot.heatmap(records, "v1", "v2").axes[0].texts if t.get_fontsize() > 6]  # below: the limits
     assert len(texts) == 8 and texts.count("not run") == 1
     with pytest.raises(ValueError, match="no records"):
         plot.heatmap(records, "v1", "v9")
