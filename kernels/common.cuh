@@ -60,16 +60,27 @@ __device__ __forceinline__ double recover_uniform(unsigned long long seed, long 
     return uniform52(words.x, words.y);
 }
 
+// ---- what the stored numbers are: probabilities, or with FROM_LOGITS (defined before this is included) logits ------------
+#ifdef FROM_LOGITS
+#include "logits.cuh"
+#else
+struct Scale {};
+constexpr float OUTSIDE = 0.0f;  // stored where a row has ended
+__device__ __forceinline__ float probability(float stored, int, const Scale&) { return stored; }
+#endif
+
 // ---- the row of a draw ------------------------------------------------------------------------------------------------
 // What a token is drawn from. The draft probability of an id is read from `draft`; without a row it is one-hot at `drafted`;
 // with draft = nullptr and drafted = -1 it is 0: the bonus row, or a row whose residual has no mass.
-struct Row { const ROW* target; const ROW* draft; int drafted; };
+struct Row { const ROW* target; const ROW* draft; int drafted; Scale target_scale, draft_scale; };
+
+__device__ __forceinline__ float target_at(const Row& row, int id) { return probability(to_float(row.target[id]), id, row.target_scale); }
 
 __device__ __forceinline__ float draft_at(const Row& row, int id) {
-    return row.draft ? to_float(row.draft[id]) : (id == row.drafted ? 1.0f : 0.0f);
+    return row.draft ? probability(to_float(row.draft[id]), id, row.draft_scale) : (id == row.drafted ? 1.0f : 0.0f);
 }
 
-__device__ __forceinline__ Row without_draft(const Row& row) { return {row.target, nullptr, -1}; }
+__device__ __forceinline__ Row without_draft(const Row& row) { return {row.target, nullptr, -1, row.target_scale}; }
 
 // One request: its seed, its first row and its drafts.
 struct Request { int start, length; unsigned long long seed; long long position; };
@@ -77,7 +88,7 @@ struct Request { int start, length; unsigned long long seed; long long position;
 // The accept test of one drafted token; adds to `status` what it met.
 __device__ __forceinline__ bool test_draft(const Row& row, int vocab, float u, int& status) {
     if (row.drafted < 0 || row.drafted >= vocab) { status |= BAD_TOKEN; return false; }
-    const float p = to_float(row.target[row.drafted]), q = draft_at(row, row.drafted);
+    const float p = target_at(row, row.drafted), q = draft_at(row, row.drafted);
     if (!isfinite(p) || !isfinite(q)) status |= NONFINITE;
     return accepts(u, p, q);
 }

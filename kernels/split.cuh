@@ -7,19 +7,10 @@ struct Shared {
     int accepted, bits, token;
 };
 
-// Where all requests have max_draft drafts, nothing waits for draft_start.
-__device__ __forceinline__ Request find_request(int b, int batch, int num_draft, int max_draft, const int* draft_start,
-                                                const unsigned long long* seeds, const long long* positions) {
-    int start = b * max_draft, length = max_draft;
-    if (num_draft != (long long)batch * max_draft) start = draft_start[b], length = draft_start[b + 1] - start;
-    return {start, length, seeds[b], positions[b]};
-}
-
 // By one warp: the accept tests.
-__device__ __forceinline__ void decide(const Request& request, const ROW* target, const ROW* draft, const int* tokens,
-                                       long long target_stride, long long draft_stride, int vocab, int lane, Shared& shared) {
+__device__ __forceinline__ void decide(const Request& request, const Rows& rows, int vocab, int lane, Shared& shared) {
     int bits = 0;
-    const int accepted = count_accepted(request, target, draft, tokens, target_stride, draft_stride, vocab, lane, bits);
+    const int accepted = count_accepted(request, rows, vocab, lane, bits);
     bits = or_over_warp(bits);
     if (lane == 0) shared.accepted = accepted, shared.bits = bits;
 }

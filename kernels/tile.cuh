@@ -12,11 +12,11 @@ static_assert(TILE * sizeof(ROW) == 2048, "the contracts count tiles as ceil_div
 
 __device__ __forceinline__ bool is_aligned(const void* p) { return (reinterpret_cast<unsigned long long>(p) & 15) == 0; }
 
-// 16 bytes of a row from id `first` on, at any alignment; ids outside the row read as zero.
+// 16 bytes of a row from id `first` on, at any alignment; ids outside the row read as OUTSIDE.
 __device__ __forceinline__ uint4 load_elements(const ROW* row, int first, int vocab) {
     ROW element[VEC];
     #pragma unroll
-    for (int k = 0; k < VEC; ++k) element[k] = first + k < vocab ? row[first + k] : ROW(0.0f);
+    for (int k = 0; k < VEC; ++k) element[k] = first + k < vocab ? row[first + k] : ROW(OUTSIDE);
     uint4 piece;
     memcpy(&piece, element, 16);
     return piece;
@@ -29,7 +29,8 @@ __device__ __forceinline__ void weigh(const uint4& target, const uint4& draft, c
     memcpy(q, &draft, 16);
     #pragma unroll
     for (int k = 0; k < VEC; ++k) {
-        const float target_k = to_float(p[k]), draft_k = row.draft ? to_float(q[k]) : (first + k == row.drafted ? 1.0f : 0.0f);
+        const float target_k = probability(to_float(p[k]), first + k, row.target_scale);
+        const float draft_k = row.draft ? probability(to_float(q[k]), first + k, row.draft_scale) : (first + k == row.drafted ? 1.0f : 0.0f);
         finite = finite && isfinite(target_k) && isfinite(draft_k);
         weight[k] = residual(target_k, draft_k);
     }
@@ -90,30 +91,41 @@ __device__ __forceinline__ int find_token(const Row& row, int tile, float rest, 
     const int owner = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
     rest -= __shfl_sync(ALL, upto - own, owner);
     const int id = tile * TILE + owner * EACH + lane;
-    const float weight = lane < EACH && id < vocab ? residual(to_float(row.target[id]), draft_at(row, id)) : 0.0f;
+    const float weight = lane < EACH && id < vocab ? residual(target_at(row, id), draft_at(row, id)) : 0.0f;
     const float sum = scan_warp(weight, lane);
     return id - lane + first_or_last(__ballot_sync(ALL, weight > 0.0f && sum > rest), __ballot_sync(ALL, weight > 0.0f));
 }
 
-// The drawn id, by one warp: the tile in which the cumulative sum passes u * total, then the id in it; -1 if there is no mass.
-// sums: shared memory.
-__device__ __forceinline__ int draw_token(const Row& row, const float* sums, int tiles, double u, int vocab, int lane) {
-    const int each = (tiles + 31) / 32, begin = lane * each, end = min(begin + each, tiles);
+// How a warp shares out the sums of `count` tiles: each lane has a run of them. sums: in shared memory.
+struct Cut { int begin, end; double own, upto; };  // a lane's run, its sum, and the sum up to its end
+
+__device__ __forceinline__ Cut cut_sums(const float* sums, int count, int lane) {
+    const int each = (count + 31) / 32, begin = min(lane * each, count), end = min(begin + each, count);
     double own = 0.0;
     #pragma unroll 1  // short code is fetched sooner: this runs once
     for (int t = begin; t < end; ++t) own += sums[t];
-    double upto = scan_warp(own, lane);
-    const double limit = u * __shfl_sync(ALL, upto, 31);
-    const unsigned mass = __ballot_sync(ALL, own > 0.0);
+    return {begin, end, own, scan_warp(own, lane)};
+}
+
+// The id at which the cumulative sum passes `limit`: the tile (sums[0] is that of tile `first`), then the id in it; by one warp.
+// -1 if there is no mass.
+__device__ __forceinline__ int find_in_tiles(const Row& row, const float* sums, const Cut& cut, int first, double limit, int vocab, int lane) {
+    const unsigned mass = __ballot_sync(ALL, cut.own > 0.0);
     if (!mass) return -1;
-    const int owner = first_or_last(__ballot_sync(ALL, own > 0.0 && upto > limit), mass);
+    const int owner = first_or_last(__ballot_sync(ALL, cut.own > 0.0 && cut.upto > limit), mass);
     int tile = 0;
     float rest = -1.0f;  // of the limit, in the tile
-    upto -= own;
+    double upto = cut.upto - cut.own;
     #pragma unroll 1
-    for (int t = begin; t < end; ++t) {
-        if (sums[t] > 0.0f && (rest < 0.0f || upto <= limit)) tile = t, rest = fmaxf((float)(limit - upto), 0.0f);
+    for (int t = cut.begin; t < cut.end; ++t) {
+        if (sums[t] > 0.0f && (rest < 0.0f || upto <= limit)) tile = first + t, rest = fmaxf((float)(limit - upto), 0.0f);
         upto += sums[t];
     }
     return find_token(row, __shfl_sync(ALL, tile, owner), __shfl_sync(ALL, rest, owner), vocab, lane);
+}
+
+// The drawn id, by one warp: where the cumulative sum passes u * total; -1 if there is no mass.
+__device__ __forceinline__ int draw_token(const Row& row, const float* sums, int tiles, double u, int vocab, int lane) {
+    const Cut cut = cut_sums(sums, tiles, lane);
+    return find_in_tiles(row, sums, cut, 0, u * __shfl_sync(ALL, cut.upto, 31), vocab, lane);
 }

@@ -58,13 +58,13 @@ extern "C" __global__ void v2_warp_argmax(
     if (b >= batch) return;
     const int start = draft_start[b];
     const Request request = {start, draft_start[b + 1] - start, seeds[b], positions[b]};
-    const ROW* target = target_probs + (long long)(start + b) * target_stride;
-    const ROW* draft = draft_probs ? draft_probs + (long long)start * draft_stride : nullptr;
-    const int* tokens = draft_tokens + start;
+    const Rows rows = {target_probs + (long long)(start + b) * target_stride,
+                       draft_probs ? draft_probs + (long long)start * draft_stride : nullptr,
+                       draft_tokens + start, target_stride, draft_stride};
 
     int bits = 0;
-    const int accepted = count_accepted(request, target, draft, tokens, target_stride, draft_stride, vocab, lane, bits);
-    Row row = row_of_draw(request, target, draft, tokens, target_stride, draft_stride, accepted);
+    const int accepted = count_accepted(request, rows, vocab, lane, bits);
+    Row row = row_of_draw(request, rows, accepted);
     Best best = race_row(row, vocab, request.seed, request.position, lane, bits);
     if (best.token < 0 && accepted < request.length) {
         bits |= ZERO_RESIDUAL;
@@ -73,7 +73,7 @@ extern "C" __global__ void v2_warp_argmax(
     if (best.token < 0) bits |= NO_MASS;
     bits = or_over_warp(bits);
 
-    write_tokens(out_tokens + (long long)b * (max_draft + 1), tokens, accepted, best.token, max_draft, lane, 32);
+    write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, best.token, max_draft, lane, 32);
     if (lane == 0) {
         num_accepted[b] = accepted;
         status[b] = bits;

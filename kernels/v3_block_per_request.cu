@@ -28,19 +28,19 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v3_block_per_request(
     const int b = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, tiles = (vocab + TILE - 1) / TILE;
     const int start = draft_start[b];
     const Request request = {start, draft_start[b + 1] - start, seeds[b], positions[b]};
-    const ROW* target = target_probs + (long long)(start + b) * target_stride;
-    const ROW* draft = draft_probs ? draft_probs + (long long)start * draft_stride : nullptr;
-    const int* tokens = draft_tokens + start;
+    const Rows rows = {target_probs + (long long)(start + b) * target_stride,
+                       draft_probs ? draft_probs + (long long)start * draft_stride : nullptr,
+                       draft_tokens + start, target_stride, draft_stride};
 
     if (warp == 0) {
         int bits = 0;
-        const int accepted = count_accepted(request, target, draft, tokens, target_stride, draft_stride, vocab, lane, bits);
+        const int accepted = count_accepted(request, rows, vocab, lane, bits);
         bits = or_over_warp(bits);
         if (lane == 0) shared_accepted = accepted, shared_bits = bits, shared_token = -1;
     }
     __syncthreads();
     const int accepted = shared_accepted;
-    Row row = row_of_draw(request, target, draft, tokens, target_stride, draft_stride, accepted);
+    Row row = row_of_draw(request, rows, accepted);
 
     // First reading: the total. A warp's tiles come in a fixed order, and so do the warps.
     double total = 0.0;
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v3_block_per_request(
         if (limit < 0.0) break;
     }
 
-    write_tokens(out_tokens + (long long)b * (max_draft + 1), tokens, accepted, shared_token, max_draft, threadIdx.x, BLOCK);
+    write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, shared_token, max_draft, threadIdx.x, BLOCK);
     if (threadIdx.x == 0) {
         num_accepted[b] = accepted;
         status[b] = shared_bits | (shared_token < 0 ? NO_MASS : 0);

@@ -32,18 +32,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v6_hidde
     __shared__ Shared shared;
     const int b = blockIdx.x / parts, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const Request request = find_request(b, batch, num_draft, max_draft, draft_start, seeds, positions);
-    const ROW* target = target_probs + (long long)(request.start + b) * target_stride;
-    const ROW* draft = draft_probs ? draft_probs + (long long)request.start * draft_stride : nullptr;
-    const int* tokens = draft_tokens + request.start;
+    const Rows rows = {target_probs + (long long)(request.start + b) * target_stride,
+                       draft_probs ? draft_probs + (long long)request.start * draft_stride : nullptr,
+                       draft_tokens + request.start, target_stride, draft_stride};
 
     if (warp == WARPS) {
         if (lane == 0) shared.ticket = atomicAdd(&queue[b], 1ull);
-        decide(request, target, draft, tokens, target_stride, draft_stride, vocab, lane, shared);
+        decide(request, rows, vocab, lane, shared);
     }
     __syncthreads();
     const int place = (int)(unsigned)shared.ticket, accepted = shared.accepted;
     const unsigned call = (unsigned)(shared.ticket >> 32) + 1;
-    const Row row = row_of_draw(request, target, draft, tokens, target_stride, draft_stride, accepted);
+    const Row row = row_of_draw(request, rows, accepted);
 
     unsigned long long* words = tile_words + (long long)b * tiles;
     if (warp < WARPS)
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v6_hidde
 
     const int token = finish(request, row, words, sums, tiles, vocab, call, shared);
     if (threadIdx.x == 0) queue[b] = (unsigned long long)call << 32;  // empty again, and one call later
-    write_tokens(out_tokens + (long long)b * (max_draft + 1), tokens, accepted, token, max_draft, threadIdx.x, blockDim.x);
+    write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, token, max_draft, threadIdx.x, blockDim.x);
     if (threadIdx.x == 0) {
         num_accepted[b] = accepted;
         status[b] = shared.bits;

@@ -4,18 +4,37 @@
 
 constexpr unsigned ALL = 0xffffffffu;
 
+// Where all requests have max_draft drafts, nothing waits for draft_start.
+__device__ __forceinline__ Request find_request(int b, int batch, int num_draft, int max_draft, const int* draft_start,
+                                                const unsigned long long* seeds, const long long* positions) {
+    int start = b * max_draft, length = max_draft;
+    if (num_draft != (long long)batch * max_draft) start = draft_start[b], length = draft_start[b + 1] - start;
+    return {start, length, seeds[b], positions[b]};
+}
+
+// The rows of one request: target row i and draft row i belong to draft i; target row `length` is the bonus row.
+struct Rows {
+    const ROW* target; const ROW* draft; const int* tokens; long long target_stride, draft_stride;
+    const Scale* target_scale; const Scale* draft_scale;  // of rows of logits
+};
+
+__device__ __forceinline__ Row row_at(const Rows& rows, int i) {
+    Row row = {rows.target + i * rows.target_stride, rows.draft ? rows.draft + i * rows.draft_stride : nullptr, rows.tokens[i]};
+#ifdef FROM_LOGITS
+    row.target_scale = rows.target_scale[i];
+    if (rows.draft) row.draft_scale = rows.draft_scale[i];
+#endif
+    return row;
+}
+
 // Lanes test 32 drafts at once; a ballot gives the first rejection. Returns the number accepted, the same in all lanes;
 // each lane adds to its own `status` what it met in the tests up to that rejection: those behind it have not happened.
-__device__ __forceinline__ int count_accepted(const Request& request, const ROW* target, const ROW* draft, const int* tokens,
-                              long long target_stride, long long draft_stride, int vocab, int lane, int& status) {
+__device__ __forceinline__ int count_accepted(const Request& request, const Rows& rows, int vocab, int lane, int& status) {
     for (int first = 0; first < request.length; first += 32) {
         const int i = first + lane;
         int met = 0;
         bool rejected = false;
-        if (i < request.length) {
-            const Row row = {target + i * target_stride, draft ? draft + i * draft_stride : nullptr, tokens[i]};
-            rejected = !test_draft(row, vocab, accept_uniform(request.seed, request.position, i), met);
-        }
+        if (i < request.length) rejected = !test_draft(row_at(rows, i), vocab, accept_uniform(request.seed, request.position, i), met);
         const unsigned rejections = __ballot_sync(ALL, rejected);
         const int stop = rejections ? __ffs(rejections) - 1 : 31;
         if (lane <= stop) status |= met;
@@ -25,11 +44,14 @@ __device__ __forceinline__ int count_accepted(const Request& request, const ROW*
 }
 
 // The row that the last token is drawn from.
-__device__ __forceinline__ Row row_of_draw(const Request& request, const ROW* target, const ROW* draft, const int* tokens,
-                                           long long target_stride, long long draft_stride, int accepted) {
+__device__ __forceinline__ Row row_of_draw(const Request& request, const Rows& rows, int accepted) {
     const bool recovered = accepted < request.length;
-    return {target + accepted * target_stride, recovered && draft ? draft + accepted * draft_stride : nullptr,
-            recovered ? tokens[accepted] : -1};
+    if (recovered) return row_at(rows, accepted);
+    Row row = {rows.target + accepted * rows.target_stride, nullptr, -1};
+#ifdef FROM_LOGITS
+    row.target_scale = rows.target_scale[accepted];
+#endif
+    return row;
 }
 
 // Accepted drafts, the token drawn, then -1; by `threads` threads, of which this is number `thread`.

@@ -3,6 +3,7 @@
     grid    = "ceil_div(batch, BLOCK)"     or a list of up to three; likewise block
     block   = "BLOCK"
     shared  = "16 * K"                     bytes of dynamic shared memory (default 0)
+    cluster = "parts"                      blocks (along x) of a thread block cluster (default 1; at most max_cluster)
     draw    = "cdf" | "race"               how the last token is drawn
     input   = "probs" | "logits"           the kind of problem it takes (default probs)
     ulps    = 8                            rounding that `check` allows in a draw, in units of 2^-24 (see check.py)
@@ -10,10 +11,10 @@
     tune    = { BLOCK = 128 }              integer macros, with their defaults; load_sampler("v1", BLOCK=64) changes one
     values  = { tiles = "ceil_div(vocab, TILE)" }        further integers, usable as arguments and in expressions
     scratch = { tile_sum = "batch * tiles" }             arrays the kernels share, in elements; zero at the first call
-    [[launch]]                             only for several launches: kernel, grid, block, shared of each, in order
+    [[launch]]                             only for several launches: kernel, grid, block, shared, cluster of each, in order
 
-Expressions know batch, vocab, num_draft, max_draft, itemsize, sm_count, rejected (in `bytes` only), the tune macros and
-the values before them; + - * // % and ceil_div, min, max. They are evaluated by `evaluate`, never by `eval`.
+Expressions know batch, vocab, num_draft, max_draft, itemsize, sm_count, max_cluster (16 from Hopper on, else 1), rejected (in
+`bytes` only), the tune macros and the values before them; + - * // % and ceil_div, min, max. They are evaluated by `evaluate`, never by `eval`.
 """
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ from dataclasses import dataclass
 from operator import add, floordiv, mod, mul, sub
 
 DRAWS, INPUTS = ("cdf", "race"), ("probs", "logits")
-KEYS = {"grid": (str, int, list), "block": (str, int, list), "shared": (str, int), "draw": str, "input": str, "ulps": (int, float),
+KEYS = {"grid": (str, int, list), "block": (str, int, list), "shared": (str, int), "cluster": (str, int), "draw": str, "input": str, "ulps": (int, float),
         "bytes": (str, int), "tune": dict, "values": dict, "scratch": dict, "launch": list}
-LAUNCH_KEYS = {"kernel": str, **{key: KEYS[key] for key in ("grid", "block", "shared")}}
-SYMBOLS = ("batch", "vocab", "num_draft", "max_draft", "itemsize", "sm_count")
+LAUNCH_KEYS = {"kernel": str, **{key: KEYS[key] for key in ("grid", "block", "shared", "cluster")}}
+SYMBOLS = ("batch", "vocab", "num_draft", "max_draft", "itemsize", "sm_count", "max_cluster")
 _OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.FloorDiv: floordiv, ast.Mod: mod}
 _FUNCTIONS = {"ceil_div": lambda a, b: -(-a // b), "min": min, "max": max}
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -46,6 +47,7 @@ class Launch:
     grid: tuple
     block: tuple
     shared: str
+    cluster: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _launches(text, filename, data):
     signatures = dict(_ENTRY.findall(_blank_comments(text)))
     if not signatures:
         raise ContractError(f'{filename}: no kernel found; its entry must read: extern "C" __global__ void name(...)')
-    listed = data.get("launch", [{"kernel": next(iter(signatures)), **{k: data[k] for k in ("grid", "block", "shared") if k in data}}])
+    listed = data.get("launch", [{"kernel": next(iter(signatures)), **{k: data[k] for k in ("grid", "block", "shared", "cluster") if k in data}}])
     found = []
     if not listed or not all(isinstance(entry, dict) for entry in listed):
         raise ContractError(f"{filename}: launch: got {listed!r}, accepted: [[launch]] tables, one or more, or no such key")
@@ -135,7 +137,7 @@ def _launches(text, filename, data):
         if missing := [key for key in ("grid", "block") if key not in entry]:
             raise ContractError(f"{filename}: the launch of {name} lacks {' and '.join(missing)}")
         found.append(Launch(name, _parameters(filename, name, signatures[name]), *(_three(filename, key, entry[key]) for key in ("grid", "block")),
-                            str(entry.get("shared", "0"))))
+                            str(entry.get("shared", "0")), str(entry.get("cluster", "1"))))
     return tuple(found)
 
 

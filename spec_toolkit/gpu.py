@@ -6,8 +6,10 @@ A bound launch is one driver call with prepared arguments: no array is wrapped, 
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import io
+import os
 import re
 import threading
 from pathlib import Path
@@ -84,19 +86,26 @@ def _refused(filename, target, log):
     return KernelCompileError(f"{filename} does not compile for {target}:\n{log.strip()}")
 
 
+@functools.cache
+def room(device) -> tuple[int, int]:
+    """(multiprocessors, largest thread block cluster) of a CUDA device; 1 where there are no clusters (before Hopper)."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, {9: 16, 10: 16}.get(properties.major, 8 if properties.major > 10 else 1)
+
+
 class GpuCall:
     """Launches of one bound problem, in order, on PyTorch's current stream of `device`. Can be captured in a CUDA graph."""
 
     def __init__(self, device, launches):
-        """launches: [(RawKernel, grid, block, shared bytes, [ctypes values])]"""
-        from cupy.cuda import driver
-        self._launch, self._index, self._prepared, self._keep = driver.launchKernel, device.index, [], []
-        for kernel, grid, block, shared, values in launches:
+        """launches: [(RawKernel, grid, block, shared bytes, blocks per cluster, [ctypes values])]"""
+        self._index, self._prepared, self._keep = device.index, [], []
+        for kernel, grid, block, shared, cluster, values in launches:
             if shared > STATIC_SHARED:
                 kernel.max_dynamic_shared_size_bytes = shared
             pointers = (ctypes.c_void_p * max(1, len(values)))(*[ctypes.addressof(value) for value in values])
             self._keep.append((kernel, values, pointers))
-            self._prepared.append(((kernel.kernel.ptr, *grid, *block, shared), ctypes.addressof(pointers)))
+            make = _plain_launch if cluster == 1 else _cluster_launch
+            self._prepared.append(make(kernel.kernel.ptr, grid, block, shared, cluster, ctypes.addressof(pointers)))
         self._stream = getattr(torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream)
         self._current = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
         self._thread = threading.get_ident()
@@ -105,13 +114,53 @@ class GpuCall:
         if self._current() != self._index or threading.get_ident() != self._thread:
             return self._elsewhere()
         stream = self._stream(self._index)
-        for shape, pointers in self._prepared:
-            self._launch(*shape, stream, pointers, 0)
+        for launch in self._prepared:
+            launch(stream)
 
     def _elsewhere(self):
         """From another device, or from a thread that may have no CUDA context yet."""
         import cupy
         with torch.cuda.device(self._index), cupy.cuda.Device(self._index):
             cupy.cuda.runtime.free(0)  # makes the context current
-            for shape, pointers in self._prepared:
-                self._launch(*shape, self._stream(self._index), pointers, 0)
+            for launch in self._prepared:
+                launch(self._stream(self._index))
+
+
+def _plain_launch(function, grid, block, shared, cluster, pointers):
+    from cupy.cuda import driver
+    launch, shape = driver.launchKernel, (function, *grid, *block, shared)
+    return lambda stream: launch(*shape, stream, pointers, 0)
+
+
+class _Attribute(ctypes.Structure):  # CUlaunchAttribute
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("cluster", ctypes.c_uint * 3), ("rest", ctypes.c_char * 52)]
+
+
+class _Config(ctypes.Structure):  # CUlaunchConfig
+    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared_bytes", ctypes.c_uint), ("stream", ctypes.c_void_p),
+                ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint)]
+
+
+CLUSTER_DIMENSION = 4          # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+NON_PORTABLE_CLUSTER_SIZE = 14  # CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED: clusters of more than 8 blocks
+
+
+def _cluster_launch(function, grid, block, shared, cluster, pointers):
+    """CuPy has no launch with a cluster: the driver's own, by ctypes."""
+    from cupy.cuda import driver
+    if cluster > 8:
+        driver.funcSetAttribute(function, NON_PORTABLE_CLUSTER_SIZE, 1)
+    attribute = _Attribute(CLUSTER_DIMENSION, 0, (ctypes.c_uint * 3)(cluster, 1, 1))
+    config = _Config((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared, None, ctypes.pointer(attribute), 1)
+    place, name, arguments, run = ctypes.byref(config), ctypes.c_void_p(function), ctypes.c_void_p(pointers), _driver().cuLaunchKernelEx
+
+    def launch(stream):
+        config.stream = stream
+        if code := run(place, name, arguments, None):
+            raise RuntimeError(f"cuLaunchKernelEx: CUDA error {code} for grid {grid}, block {block}, clusters of {cluster}, {shared} bytes of shared memory")
+    return launch
+
+
+@functools.cache
+def _driver():
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")

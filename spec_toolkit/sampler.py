@@ -33,7 +33,7 @@ SCALAR_TYPES = {"int": ctypes.c_int32, "unsigned": ctypes.c_uint32, "unsigned in
                 "long long": ctypes.c_int64, "unsigned long long": ctypes.c_uint64}
 SCRATCH_TYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "unsigned": torch.int32,
                  "unsigned int": torch.int32, "long long": torch.int64, "unsigned long long": torch.int64}
-CPU_SM_COUNT = 4  # what a kernel is told on the CPU executor
+CPU_SM_COUNT, CPU_MAX_CLUSTER = 4, 1  # what a kernel is told on the CPU executor
 
 
 def list_kernels() -> list[str]:
@@ -127,9 +127,9 @@ class KernelSampler:
 
     def symbols(self, problem):
         """The integers that the contract's expressions may use."""
-        sms = torch.cuda.get_device_properties(problem.device).multi_processor_count if problem.device.type == "cuda" else CPU_SM_COUNT
+        sms, cluster = gpu.room(problem.device) if problem.device.type == "cuda" else (CPU_SM_COUNT, CPU_MAX_CLUSTER)
         return {"batch": problem.batch, "vocab": problem.vocab, "num_draft": problem.num_draft, "max_draft": problem.max_draft,
-                "itemsize": problem.target.element_size(), "sm_count": sms, **self.tune}
+                "itemsize": problem.target.element_size(), "sm_count": sms, "max_cluster": cluster, **self.tune}
 
     def kernels(self, problem):
         """{kernel name: compiled kernel} for the problem's row type and device; compiled at first use."""
@@ -173,19 +173,20 @@ class Call:
                         for name, count in sampler.contract.scratch.items()}
         arrays = {name: getattr(problem, name, None) for name in POINTERS} | dict(zip(OUTPUTS, self.outputs)) | self.scratch
         size = lambda text: sampler.contract.number(text, known)
-        shapes = [(launch, tuple(map(size, launch.grid)), tuple(map(size, launch.block)), size(launch.shared))
+        shapes = [(launch, tuple(map(size, launch.grid)), tuple(map(size, launch.block)), size(launch.shared), size(launch.cluster))
                   for launch in sampler.contract.launches] if problem.batch else []
         kernels = sampler.kernels(problem) if shapes else {}
         if problem.device.type == "cuda":
             self._shared = {name: sharing.to_cupy(tensor) for name, tensor in arrays.items() if tensor is not None and tensor.numel()}
             pointers = {name: self._shared[name].data.ptr if name in self._shared else 0 for name in arrays}
             self._run = gpu.GpuCall(problem.device, [
-                (kernels[launch.kernel], grid, block, shared,
-                 [_value(ctype, name, pointers, known | strides) for ctype, name in launch.parameters]) for launch, grid, block, shared in shapes])
+                (kernels[launch.kernel], grid, block, shared, cluster,
+                 [_value(ctype, name, pointers, known | strides) for ctype, name in launch.parameters])
+                for launch, grid, block, shared, cluster in shapes])
         else:
             self._run = lambda: [kernels[launch.kernel].launch(
                 grid, block, {name: (arrays if name in arrays else known | strides)[name] for _, name in launch.parameters}, shared)
-                for launch, grid, block, shared in shapes]
+                for launch, grid, block, shared, _ in shapes]
 
     def __call__(self):
         self._run()
