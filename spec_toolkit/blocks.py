@@ -102,8 +102,10 @@ def _experiment(folder, experiment: str, root, hashes) -> tuple[str, dict]:
         drawn, table = shown(experiment, records)
         stems = {name: gpu / experiment / name for name in drawn}
         figures |= {stems[name]: chart for name, chart in drawn.items()}
-        parts += [f"![{experiment} on {gpu.name}]({Path(os.path.relpath(stems[name], root)).as_posix()}.svg)\n\n{chart.caption_text}\n"
-                  for name, chart in drawn.items()] + [table] + ([] if drawn else [reading.caption(records) + "\n"])
+        captions = {chart.caption_text: name for name, chart in drawn.items()} or {reading.caption(records): None}  # said once, below its last figure
+        parts += [f"![{experiment} on {gpu.name}]({Path(os.path.relpath(stems[name], root)).as_posix()}.svg)\n"
+                  + (f"\n{chart.caption_text}\n" if captions[chart.caption_text] == name else "") for name, chart in drawn.items()]
+        parts += [table] + ([] if drawn else [*captions, ""])
     return "\n".join(parts) or f"No times are recorded for `{experiment}` yet: `make gpu` writes them on a GPU.\n", figures
 
 
