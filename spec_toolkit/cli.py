@@ -151,7 +151,24 @@ def report(args: argparse.Namespace) -> int:
     return readme.main([]) if args.readme else 0
 
 
-COMMANDS: list[Callable] = [add_run, add_sweep, add_report, add_gpu, add_crosscheck, add_sanitize]
+def add_doctor(commands) -> None:
+    """`doctor`: what is installed, what works, and the command that mends each failure."""
+    parser = commands.add_parser("doctor", help="what is installed here, what works, and what mends each failure; exit code 1 if something fails")
+    parser.set_defaults(action=doctor)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from . import doctor
+
+    findings = []
+    for name, probe in doctor.PROBES.items():
+        findings.append(doctor.asked(name, probe))
+        print(findings[-1], flush=True)
+    print("\n" + doctor.summary(findings))
+    return 1 if any(finding.state == doctor.FAILED for finding in findings) else 0
+
+
+COMMANDS: list[Callable] = [add_run, add_sweep, add_report, add_doctor, add_gpu, add_crosscheck, add_sanitize]
 
 
 def build_parser() -> argparse.ArgumentParser:
