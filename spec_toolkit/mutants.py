@@ -75,7 +75,7 @@ def applies_to(mutant: Mutant) -> list[str]:
 def load_mutant(mutant: Mutant, rung: str):
     """The mutated rung as a sampler, called "v1: inclusive accept". ValueError where the mutant does not apply."""
     text = mutant.apply(rung_text(rung))
-    if text is None:
+    if text is None or rung not in applies_to(mutant):
         raise ValueError(f"{mutant.name}: no anchor in {rung}, accepted: {', '.join(applies_to(mutant))}")
     sampler = load_sampler(source=text)
     sampler.name = f"{rung}: {mutant.name}"
@@ -123,7 +123,7 @@ MUTANTS = (
        (r"second > best\.score", "second >= best.score && second > 0.0f")),
     # ---- rows
     _m("last tile ignored", "the vocabulary is rounded down to tiles", (r"\(vocab \+ TILE - 1\) / TILE", "vocab / TILE"),
-       (r'tiles = "ceil_div\(vocab \* itemsize, 2048\)"', 'tiles = "max(1, vocab * itemsize // 2048)"')),
+       (r'tiles( *)= "ceil_div\(vocab \* itemsize, 2048\)"', r'tiles\1= "max(1, vocab * itemsize // 2048)"')),
     _m("last id ignored", "a loop over the vocabulary that ends one early", (r"first \+ k < vocab \?", "first + k < vocab - 1 ?"), (r"id < vocab && out\.total <= limit", "id < vocab - 1 && out.total <= limit"),
        (r"if \(id >= vocab\) break;", "if (id >= vocab - 1) break;")),
     _m("reads past the row", "no end of the vocabulary", (r"first \+ k < vocab \? row\[first \+ k\] : ROW\(0\.0f\)", "row[first + k]"), (r"id < vocab && out\.total <= limit", "id <= vocab && out.total <= limit")),
@@ -151,12 +151,13 @@ MUTANTS = (
     # ---- memory
     _m("tail not written", "the row of outputs ends with the drawn token", (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= accepted;"), (r"for \(int i = accepted \+ 1; i <= max_draft; \+\+i\) out\[i\] = -1;", "")),
     _m("tail one too long", "writes into the next request's row", (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= max_draft + 1;"), (r"i <= max_draft; \+\+i\) out\[i\] = -1;", "i <= max_draft + 1; ++i) out[i] = -1;")),
-    _m("writes nothing", "returns before the outputs", (r"\n    write_tokens\(", "\n    return;\n    write_tokens("), (r"\n    out\[accepted\] = drawn\.token;", "\n    return;\n    out[accepted] = drawn.token;")),
+    _m("writes nothing", "returns before the outputs", (r"\n( *)write_tokens\(", r"\n\1return;\n\1write_tokens("), (r"\n    out\[accepted\] = drawn\.token;", "\n    return;\n    out[accepted] = drawn.token;")),
     _m("status not written", "left to the caller to clear", r"\n\s*status\[\w+\] = [^;]*;", "\n    if (false) return;"),
-    _m("scratch in an input", "the drafts are overwritten", r"\n(\s*)num_accepted\[(\w+)\] = accepted;", r"\n\1num_accepted[\2] = accepted; if (max_draft) ((int*)draft_tokens)[0] = 7;"),
+    _m("scratch in an input", "the drafts are overwritten", r"\n( *)num_accepted\[(\w+)\] = (\w+);", r"\n\1num_accepted[\2] = \3; if (max_draft) ((int*)draft_tokens)[0] = 7;"),
     _m("counter not reset", "the second call finds what the first one left", (r"arrived\[b\] = 0, met\[b\] = 0;", "met[b] = 0;"), (r"queue\[b\] = \(unsigned long long\)call << 32;", "queue[b] = ((unsigned long long)call << 32) + 1;")),
-    _m("missing barrier", "the other warps do not wait for the decision", (r"(shared_accepted = accepted, shared_bits = bits[^;]*;\n    \})\n    __syncthreads\(\);", r"\1"), (r"if \(!rush\) __syncthreads\(\);", ""),
+    _m("missing barrier", "the other warps do not wait for the decision", (r"(shared_accepted = accepted, shared_bits = bits[^;]*;\n    \})\n    __syncthreads\(\);", r"\1"), (r"if \(rows == 1\) __syncthreads\(\);", ""),
        (r"(draft_stride, vocab, lane, shared\);\n    \})\n    __syncthreads\(\);", r"\1")),
+    _m("missing barrier of the cluster", "blocks read the sums before all have come", r"\n( *)cluster_barrier\(\);", ""),
     _m("barrier in a branch", "only some threads reach it", r"\n    __syncthreads\(\);\n    const int accepted = shared_accepted;", "\n    if (lane < 16) __syncthreads();\n    const int accepted = shared_accepted;"),
 )
 
@@ -197,25 +198,30 @@ def _searched(sampler, level, device, seed, kind, found):
 def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1) -> list[dict]:
     """[{mutant, what, rung, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
 
-    In `jobs` processes, each replaced after a few mutants: compiled code is never unloaded, and a mutant may take its
-    process with it or never end, which is a catch too.
+    Each in a process of its own, `jobs` at a time: compiled code is never unloaded, and a mutant may take its process with
+    it or never end, which is a catch too.
     """
-    tasks = [(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs]
+    return judged([(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs],
+                  level, device, seed, say, jobs)
+
+
+def judged(pairs, level="quick", device="cpu", seed=0, say=print, jobs=1, first=False) -> list[dict]:
+    """The same of (mutant, rung) pairs; first: of each only the first part that refuses it."""
     found = []
     with ThreadPoolExecutor(jobs) as pool:
-        for (mutant, rung), caught in zip(tasks, pool.map(lambda task: _apart(*task, level, device, seed), tasks)):
+        for (mutant, rung), caught in zip(pairs, pool.map(lambda pair: _apart(*pair, level, device, seed, first), pairs)):
             found.append({"mutant": mutant.name, "what": mutant.what, "rung": rung, "caught_by": sorted(caught, key=PARTS.index),
                           "findings": {part: words[:300] for part, words in caught.items()}})
             say(f"{'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(found[-1]['caught_by'])}")
     return found
 
 
-def _apart(mutant, rung, level, device, seed) -> dict[str, str]:
+def _apart(mutant, rung, *words) -> dict[str, str]:
     """`findings` in a process of its own. Raises what it raised."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(send, mutant, rung, level, device, seed), daemon=True)
+    process = context.Process(target=_report, args=(send, mutant, rung, *words), daemon=True)
     process.start()
     send.close()
     try:
