@@ -116,14 +116,6 @@ def host(records) -> str:
     return markdown(["problem", "sampler", "bind µs", "host µs of a bound call", "whole bound call µs", "GPU µs (graph)"], rows, texts=2)
 
 
-def rows(records) -> str:
-    """A row for each problem and sampler, told apart by the type and the padding of its rows: GPU time beside the limit."""
-    listed = sorted(some(records), key=lambda r: (r["problem"]["batch"], r["problem"]["vocab"], _padding(r)))
-    body = [[sizes(r), r["problem"]["dtype"], str(_padding(r)), label(r), _spread(r, "gpu_us"), _us(value(r, "stream_read_us")),
-             _share(of_the_limit(r))] for name in kernels_first(records) for r in listed if r["sampler"] == name]
-    return markdown(["problem", "rows", "padding", "sampler", "GPU µs (p10 to p90)", "plain read µs", "of the limit"], body, texts=4)
-
-
 def side_by_side(records, *columns: str) -> str:
     """A row for each problem, a column for each sampler: its GPU time in µs, or its whole call where it has none; then the limit
     and the share of it that the last rung reaches. columns: what else tells the rows apart, of "flush", "dtype", "row_padding"."""

@@ -84,11 +84,6 @@ def test_the_seed_stands_beside_ours_without_a_ratio_between_gpus():
     assert "| B=2, K=8, V=128,256 | 0.76x | 900 | – | – | 30.0 | 30.00x |" in text and "| B=4, K=8, V=128,256 | 0.69x | – | – | – | – | – |" in text
 
 
-def test_padded_rows_and_half_rows_are_told_apart():
-    text = tables.rows([record("v1", 5.0, row_padding=1), record("v1", 4.0, dtype="float16")])
-    assert "| float32 | 1 | v1 | 5.0" in text and "| float16 | 0 | v1 | 4.0" in text
-
-
 def test_who_was_left_out_is_said_once():
     records = [record(name, 5.0, draft_len=0, left_out={"flashinfer_chain": "ValueError: K"}) for name in ("v1", "v2")]
     assert tables.left_out(records) == "* flashinfer_chain is left out of 1 problem(s): ValueError: K" and tables.left_out([record("v1", 5.0)]) == ""
