@@ -9,6 +9,8 @@ none of them would be a check that cannot fail.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import re
 import sys
@@ -195,14 +197,23 @@ def _searched(sampler, level, device, seed, kind, found):
                 yield "law" if law.draws else "poison", str(law)
 
 
-def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1) -> list[dict]:
-    """[{mutant, what, rung, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
+def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1, held=()) -> list[dict]:
+    """[{mutant, what, rung, source, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
 
     Each in a process of its own, `jobs` at a time: compiled code is never unloaded, and a mutant may take its process with
-    it or never end, which is a catch too.
+    it or never end, which is a catch too. held: such entries from before; what they hold of the same source is not run again.
     """
-    return judged([(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs],
-                  level, device, seed, say, jobs)
+    pairs = [(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs]
+    known = {(entry["mutant"], entry["rung"], entry["source"]): entry for entry in held}
+    old = {(mutant.name, rung): known[key] for mutant, rung in pairs if (key := (mutant.name, rung, mark(mutant, rung))) in known}
+    new = judged([pair for pair in pairs if (pair[0].name, pair[1]) not in old], level, device, seed, say, jobs)
+    found = old | {(entry["mutant"], entry["rung"]): entry for entry in new}
+    return [found[mutant.name, rung] for mutant, rung in pairs]
+
+
+def mark(mutant: Mutant, rung: str) -> str:
+    """Of the mutated source: a finding stands as long as it is the same."""
+    return hashlib.sha256(mutant.apply(rung_text(rung)).encode()).hexdigest()[:16]
 
 
 def judged(pairs, level="quick", device="cpu", seed=0, say=print, jobs=1, first=False) -> list[dict]:
@@ -210,7 +221,7 @@ def judged(pairs, level="quick", device="cpu", seed=0, say=print, jobs=1, first=
     found = []
     with ThreadPoolExecutor(jobs) as pool:
         for (mutant, rung), caught in zip(pairs, pool.map(lambda pair: _apart(*pair, level, device, seed, first), pairs)):
-            found.append({"mutant": mutant.name, "what": mutant.what, "rung": rung, "caught_by": sorted(caught, key=PARTS.index),
+            found.append({"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "caught_by": sorted(caught, key=PARTS.index),
                           "findings": {part: words[:300] for part, words in caught.items()}})
             say(f"{'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(found[-1]['caught_by'])}")
     return found
@@ -263,18 +274,21 @@ def main(argv=None) -> int:
     parser.add_argument("--level", default="quick", choices=("few", "quick", "thorough"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
-    parser.add_argument("--out", help="folder that receives mutants.json and mutants.md")
+    parser.add_argument("--out", metavar="FOLDER", help="receives mutants.json and mutants.md (such as results/cpu/mutants)")
+    parser.add_argument("--resume", action="store_true", help="do not run again what --out holds of the same source, judged at the same level")
     args = parser.parse_args(argv)
     chosen = [m for m in MUTANTS if not args.mutants or m.name in args.mutants]
-    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs)
+    record = Path(args.out) / "mutants.json" if args.out else None
+    before = json.loads(record.read_text()) if args.resume and record and record.is_file() else {}
+    held = before["found"] if before.get("level") == args.level else []
+    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs, held=held)
     missed = [entry for entry in found if not entry["caught_by"]]
     print(f"{len({e['mutant'] for e in found})} mutants on {len({e['rung'] for e in found})} rungs: {len(found) - len(missed)} of {len(found)} refused")
-    if args.out:
-        out = Path(args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        results.write_atomically(out / "mutants.json", results.to_text({"level": args.level, "refused": len(found) - len(missed), "of": len(found),
-                                                                        "environment": results.environment(args.device), "found": found}))
-        results.write_atomically(out / "mutants.md", table(found))
+    if record:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        results.write_atomically(record, results.to_text({"format": "spec_toolkit mutants 1", "level": args.level, "refused": len(found) - len(missed),
+                                                          "of": len(found), "environment": results.environment(args.device), "found": found}))
+        results.write_atomically(record.with_suffix(".md"), table(found))
     return 1 if missed or not found else 0
 
 
