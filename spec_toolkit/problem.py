@@ -131,6 +131,10 @@ def from_torch(target, draft_tokens, draft=None, *, kind="probs", draft_start=No
     """
     if kind not in ("probs", "logits"):
         raise ValueError(f"kind: got {kind!r}, accepted: 'probs', 'logits'")
+    for name, given, needed in (("target", target, True), ("draft_tokens", draft_tokens, True), ("draft", draft, False), ("draft_lse", draft_lse, False)):
+        _must_be_tensor(name, given, needed)
+    if draft_tokens.dtype.is_floating_point or draft_tokens.dtype == torch.bool:
+        raise TypeError(f"draft_tokens: got {draft_tokens.dtype}, accepted: a tensor of integers")
     if draft_start is None:
         if target.dim() != 3 or draft_tokens.dim() != 2 or (draft is not None and draft.dim() != 3):
             raise ValueError(f"target: got shape {tuple(target.shape)} with draft_tokens {tuple(draft_tokens.shape)}, "
@@ -211,6 +215,11 @@ def _starts(lengths, device):
 
 
 def _validate(p):
+    for f in fields(p):
+        if "Tensor" in f.type:
+            _must_be_tensor(f.name, getattr(p, f.name), f.name in ("draft_start", "draft_tokens", "seeds", "positions"))
+    if p.draft_tokens.dim() != 1:
+        raise ValueError(f"draft_tokens: got shape {tuple(p.draft_tokens.shape)}, accepted: [num_draft]")
     if (p.target_probs is None) == (p.target_logits is None):
         raise ValueError("target: got both or neither of target_probs and target_logits, accepted: exactly one")
     if (p.draft_logits if p.kind == "probs" else p.draft_probs) is not None:
@@ -219,7 +228,7 @@ def _validate(p):
         raise ValueError("temperature: got a tensor with target_probs, accepted: None (it is already in the probabilities)")
     if p.draft_lse is not None and p.draft_logits is None:
         raise ValueError("draft_lse: got a tensor without draft_logits, accepted: None (it normalises rows of draft_logits)")
-    if isinstance(p.seeds, torch.Tensor) and p.seeds.dtype == torch.uint64:
+    if p.seeds.dtype == torch.uint64:
         object.__setattr__(p, "seeds", p.seeds.view(torch.int64))
     if p.draft_start.dim() != 1 or p.draft_start.shape[0] < 1:
         raise ValueError(f"draft_start: got shape {tuple(p.draft_start.shape)}, accepted: [batch + 1]")
@@ -245,6 +254,11 @@ def _validate(p):
         _check_tensor(p, f"draft_{p.kind}", p.draft, (p.dtype,), (p.num_draft, p.vocab))
     object.__setattr__(p, "_draft_len", lengths)
     object.__setattr__(p, "_max_draft", max(lengths, default=0))
+
+
+def _must_be_tensor(name, value, needed):
+    if not isinstance(value, torch.Tensor) and (needed or value is not None):
+        raise TypeError(f"{name}: got {type(value).__name__}, accepted: a tensor{'' if needed else ' or None'}")
 
 
 def _check_tensor(p, name, tensor, dtypes, shape):

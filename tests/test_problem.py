@@ -48,6 +48,17 @@ def test_properties():
     (ValueError, "draft_lse", LOGITS | dict(draft_lse=torch.zeros(3))),
     (TypeError, "draft_lse", LOGITS | dict(draft_lse=torch.zeros(2).double())),
     (ValueError, "temperature", LOGITS | dict(temperature=torch.tensor([1.0, 1e-38]))),
+    (ValueError, "temperature", LOGITS | dict(temperature=torch.tensor([1.0, float("nan")]))),
+    (ValueError, "temperature", LOGITS | dict(temperature=torch.tensor([1.0, float("inf")]))),
+    (ValueError, "seeds", dict(seeds=torch.zeros(2, dtype=torch.int64, device="meta"))),
+    (ValueError, "draft_probs", dict(draft_probs=torch.zeros(2, 3, device="meta"))),
+    (TypeError, "target_probs", dict(target_probs=[[0.5, 0.5]])),
+    (TypeError, "draft_probs", dict(draft_probs=0.5)),
+    (TypeError, "positions", dict(positions=None)),
+    (TypeError, "draft_start", dict(draft_start=[0, 2, 2])),
+    (ValueError, "draft_tokens", dict(draft_tokens=torch.tensor(2, dtype=torch.int32))),
+    (ValueError, "draft_start", dict(draft_start=torch.tensor(0, dtype=torch.int32))),
+    (ValueError, "target_probs", dict(target_probs=torch.ones(3))),
     (ValueError, "draft_start", dict(draft_start=torch.tensor([0, 1, 1], dtype=torch.int32))),
     (ValueError, "draft_start", dict(draft_start=torch.tensor([0, 3, 2], dtype=torch.int32))),
 ])
@@ -82,6 +93,13 @@ def test_from_torch_rectangular_does_not_copy():
         from_torch(torch.rand(4, 2, 5).transpose(0, 1), tokens)
     with pytest.raises(ValueError, match="^draft: got shape"):
         from_torch(target, tokens, torch.rand(2, 4, 5))
+
+
+@pytest.mark.parametrize("name, words", [("target", {"target": [[1.0]]}), ("draft_tokens", {"draft_tokens": [[1]]}), ("draft", {"draft": 1.0}),
+                                         ("draft_lse", {"draft_lse": [0.0]}), ("draft_tokens", {"draft_tokens": torch.ones(1, 1)})])
+def test_from_torch_names_what_is_no_tensor(name, words):
+    with pytest.raises(TypeError, match=f"^{name}: got .*accepted: a tensor"):
+        from_torch(**{"target": torch.ones(1, 2, 3), "draft_tokens": torch.ones(1, 1, dtype=torch.int64)} | words)
 
 
 def test_from_torch_ragged_and_logits():
