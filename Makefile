@@ -29,6 +29,8 @@ PACKED = $(if $(ARCHIVE),--archive $(ARCHIVE))
 # What each of the smaller GPU targets times.
 LADDER = ladder batch_scaling vocab_scaling profile flush_modes misaligned dtypes quick_demo
 LOGITS = logits logits_lse acceptance
+RUNGS     = $$($(RUN) -c 'from spec_toolkit.sampler import list_kernels; print(*list_kernels())')
+BASELINES = $$($(RUN) -c 'from spec_toolkit.baselines import BASELINES; print(*BASELINES)')
 # pip's compute-sanitizer, for a machine without the CUDA toolkit.
 SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
@@ -45,8 +47,11 @@ test: $(TESTS)          ## all tests, on the CPU executor, and on the GPU where 
 gpu: $(READY)           ## on a GPU: check every sampler, time and record all experiments
 	$(TOOL) gpu --out $(OUT) $(PACKED) $(ARGS)
 
-gpu-check: $(READY)     ## on a GPU: every sampler through the whole exactness suite, nothing timed
-	$(TOOL) check --level thorough --device cuda --out $(OUT) $(PACKED) $(ARGS)
+gpu-check: $(READY)     ## on a GPU: every rung through the thorough report of exactness, baselines and PEERS through a short one
+	@mkdir -p $(OUT)
+	$(TOOL) check $(RUNGS) --level thorough --device cuda --json $(OUT)/check.json $(ARGS)
+	$(TOOL) check $(BASELINES) $(PEERS) --level few --device cuda --json $(OUT)/check_others.json $(ARGS)
+	$(if $(ARCHIVE),tar -czf $(ARCHIVE) -C $(OUT) check.json check_others.json)
 
 gpu-sanitize: $(READY)  ## on a GPU: every rung below memcheck, racecheck, initcheck and synccheck
 	$(if $(PY),,@command -v compute-sanitizer >/dev/null || $(PIP) $(SANITIZER))
@@ -64,6 +69,7 @@ gpu-logits: $(READY)    ## on a GPU: the experiments from logits
 help:                   ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  OUT=folder of the records (results)   ARCHIVE=FILE.tar.gz packs them   ARGS='--resume --stop-after 500' is passed on"
+	@echo "  RUNGS='v5 v6' and PEERS='flashinfer_chain' are for gpu-check"
 	@echo "  CUDA=12|13   PY=python3 uses that Python as it is: no venv, nothing installed"
 
 clean:                  ## remove the venv and outputs/

@@ -72,7 +72,9 @@ def main(arguments=None) -> int:
     parser.add_argument("files", nargs="*", default=[root / "README.md", root / "kernels" / "README.md"], type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
     given, any_changed = parser.parse_args(arguments), False
-    for file in (file.resolve() for file in given.files if file.is_file()):
+    if missing := [str(file) for file in given.files if not file.is_file()]:
+        parser.error(f"no such file: {', '.join(missing)} (the pages are in a checkout; an installed copy has none)")
+    for file in map(Path.resolve, given.files):
         changed = update(file, root / "results" if file.is_relative_to(root) else None, current_hashes(), write=not given.check)
         print(f"{file}: {'out of date' if changed and given.check else 'rewritten' if changed else 'up to date'}")
         any_changed |= changed

@@ -20,6 +20,7 @@ from .sampler import list_kernels, load_sampler
 
 DONE = "sanitize_target: done "
 CALLS = 2
+VARIANTS = {"RUSH": 0, "MOST": 1}  # no speculation on rows; no clusters of blocks
 HALF = {"dtype": torch.bfloat16}
 
 # (edit of the suite, arguments of make_problem), for both kinds of rows
@@ -90,9 +91,9 @@ def moved(problem, device):
 
 
 def variants(name: str) -> list:
-    """The sampler, and again with each threshold of its contract at 0, so that small problems go both ways."""
+    """The sampler, and again with each of VARIANTS that its contract has, so that small problems take its other paths."""
     first = load_sampler(name)
-    return [first, *(load_sampler(name, **{macro: 0}) for macro in ("RUSH",) if macro in getattr(first, "tune", {}))]
+    return [first, *(load_sampler(name, **{macro: value}) for macro, value in VARIANTS.items() if macro in getattr(first, "tune", {}))]
 
 
 def run(sampler, given, there, done: Ran) -> None:

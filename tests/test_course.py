@@ -131,3 +131,9 @@ def test_the_course_holds_every_rung():
     assert set(on_page) >= {"ladder", "registers", "grid", "profile", "sanitizers", "crosscheck", "other_rungs", "flush_modes", "misaligned", "dtypes"}
     rungs = [name.removeprefix("rung_") for name in on_page if name.startswith("rung_")]
     assert rungs == [name for name in list_kernels() if name in rungs] and rungs[0] == "v1"
+
+
+def test_a_page_that_is_not_there_is_named(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        readme.main([str(tmp_path / "none.md")])
+    assert ended.value.code == 2 and f"no such file: {tmp_path}/none.md" in capsys.readouterr().err

@@ -2,12 +2,15 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from spec_toolkit.baselines import BASELINES
 from spec_toolkit.cli import build_parser
 from spec_toolkit.experiments import EXPERIMENTS
+from spec_toolkit.sampler import list_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +30,15 @@ def test_a_target_is_one_command_of_ours(target):
     args = build_parser().parse_args(words.split())
     assert command == "python3" and (args.out, args.archive) == ("/tmp/r", "/tmp/a.tar.gz")
     assert set(getattr(args, "experiments", None) or ()) <= set(EXPERIMENTS)
+
+
+def test_the_check_takes_every_rung_and_baseline():
+    thorough, few = [line for line in make("-n", "gpu-check", f"PY={sys.executable}", "OUT=/tmp/r", "PEERS=transformers").splitlines() if " check " in line]
+    for line, names in ((thorough, list_kernels()), (few, [*BASELINES, "transformers"])):
+        words = subprocess.run(["bash", "-c", f"echo {line.partition(' -m spec_toolkit.cli ')[2]}"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+        args = build_parser().parse_args(words)
+        assert args.names == names and args.device == "cuda" and args.json.startswith("/tmp/r/")
+    assert " -C /tmp/r check.json" in make("-n", "gpu-check", "PY=python3", "OUT=/tmp/r", "ARCHIVE=/tmp/a.tar.gz")
 
 
 def test_the_targets_hold_all_experiments():
