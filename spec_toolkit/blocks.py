@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import compiled, course, crosscheck, plot, plot_grid, plot_ladder, reading, results, sanitize, tables
+from . import compiled, course, crosscheck, plot, plot_grid, plot_ladder, plot_logits, reading, results, sanitize, tables
 from .experiments import SEED_BATCHES, SEED_GPU, SEED_VOCABS, TODAY
 from .parts import SMALL_VOCAB, take_apart
 from .parts import table as parts_table
@@ -63,6 +63,16 @@ def _scaling(x: str, seed: dict):
     return shown
 
 
+def _logits(records) -> tuple[dict, str]:
+    text = tables.side_by_side(records) + "\n" + plot_logits.bytes_table(records)
+    return {"figure": plot_logits.by_shape(records)}, text + _left_out(records)
+
+
+def _acceptance(records) -> tuple[dict, str]:
+    text = tables.side_by_side(records, "acceptance") + "\n" + plot_logits.bytes_table(records)
+    return {"figure": plot_logits.against_acceptance(records)}, text + _left_out(records)
+
+
 def _side_by_side(*columns: str):
     return lambda records: ({}, tables.side_by_side(records, *columns) + _left_out(records))
 
@@ -74,7 +84,7 @@ def _left_out(records) -> str:
 
 SHOWN = {"ladder": _ladder, "grid": _grid, "profile": _profile, "batch_scaling": _scaling("batch", SEED_BATCHES),
          "vocab_scaling": _scaling("vocab", SEED_VOCABS), "flush_modes": _side_by_side("flush"), "misaligned": _side_by_side("row_padding"),
-         "dtypes": _side_by_side("dtype")}  # others: `figure` and `plot.table`
+         "dtypes": _side_by_side("dtype"), "logits": _logits, "logits_lse": _logits, "acceptance": _acceptance}  # others: `figure` and `plot.table`
 
 
 def shown(experiment: str, records) -> tuple[dict, str]:

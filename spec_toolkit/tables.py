@@ -118,7 +118,7 @@ def host(records) -> str:
 
 def side_by_side(records, *columns: str) -> str:
     """A row for each problem, a column for each sampler: its GPU time in µs, or its whole call where it has none; then the limit
-    and the share of it that the last rung reaches. columns: what else tells the rows apart, of "flush", "dtype", "row_padding"."""
+    and the share of it that the last rung reaches. columns: what else tells the rows apart, keys of `DETAILS`."""
     records = some(records)
     key = lambda r: (sizes(r), *(str(_detail(r, column)) for column in columns))
     names = kernels_first(records)
@@ -131,14 +131,16 @@ def side_by_side(records, *columns: str) -> str:
                      _share(of_the_limit(here[kernels[-1]]) if kernels and kernels[-1] in here else None)])
     marked = {name: name + (" (stale)" if any(getattr(r, "stale", False) for r in records if r["sampler"] == name) else "") for name in names}
     head = ["problem", *(DETAILS[column] for column in columns), *marked.values(), "plain read", f"{kernels[-1]} of the limit" if kernels else "of the limit"]
-    return markdown(head, body, texts=1 + len(columns)) + "\nMedian GPU time in µs; *(call)* a whole eager call, of what cannot be captured in a graph.\n"
+    note = "; *(call)* a whole eager call, of what cannot be captured in a graph" if any("*(call)*" in text for row in body for text in row) else ""
+    return markdown(head, body, texts=1 + len(columns)) + f"\nMedian GPU time in µs{note}.\n"
 
 
-DETAILS = {"flush": "flush", "dtype": "rows", "row_padding": "padding"}
+DETAILS = {"flush": "flush", "dtype": "rows", "row_padding": "padding", "acceptance": "acceptance"}
 
 
 def _detail(record, column: str):
-    return _padding(record) if column == "row_padding" else record["flush"] if column == "flush" else record["problem"]["dtype"]
+    of_problem = {"dtype": "dtype", "acceptance": "acceptance_requested"}
+    return _padding(record) if column == "row_padding" else record["flush"] if column == "flush" else record["problem"][of_problem[column]]
 
 
 def _order(record, columns) -> tuple:

@@ -100,6 +100,8 @@ def test_times_stand_side_by_side():
     assert "| problem | flush | v1 | v2 | python_loop | plain read | v2 of the limit |" in text
     assert "| B=1, K=4, V=128,256 | read | 80.0 | 8.0 | 700 *(call)* | 4.0 | 50% |" in text
     assert "| B=1, K=4, V=128,256 | write | – | 9.0 | – | 4.5 | 50% |" in text
+    by_acceptance = tables.side_by_side([record("v2", 8.0), record("v2", 7.0) | {"problem": record("v2", 7.0)["problem"] | {"acceptance_requested": 0.3}}], "acceptance")
+    assert by_acceptance.index("| 0.3 | 7.0 |") < by_acceptance.index("| 0.7 | 8.0 |")
     padded = tables.side_by_side([record("v2", 8.0, row_padding=1), record("v2", 7.0, batch=16)], "row_padding", "dtype")
     assert padded.index("| B=1, K=4, V=128,256 | 1 | float32 |") < padded.index("| B=16, K=4, V=128,256 | 0 | float32 |")
 
