@@ -1,4 +1,4 @@
-"""`spec-toolkit check`: samplers by name or from a file through the whole report; an exit code, and JSON where it is asked for."""
+"""`spec-toolkit check` and `fuzz`: samplers by name or from a file through the whole report, or random problems; an exit code, and JSON where it is asked for."""
 from __future__ import annotations
 
 import sys
@@ -10,6 +10,7 @@ from . import results
 from .composed import PREFIX, load_composed
 from .contract import ContractError
 from .examine import Report, examine
+from .fuzz import NeedsHypothesis, fuzz
 from .peers import PEERS, PeerMissing, list_peers
 from .sampler import list_samplers, load_sampler
 from .synthetic import make_problem
@@ -25,10 +26,7 @@ def run(names=(), source=None, peers=(), level="quick", device=None, seed=0, dra
     names: rungs, baselines, composites and peers. source: the path of a kernel. peers: names, with or without what follows
     an underscore (`flashinfer`). json: a file that receives the environment and all reports.
     """
-    device = _device(device)
-    loaded = [_loaded(name) for name in (*names, *map(_peer, peers))] + ([_from_file(source)] if source else [])
-    if not loaded:
-        raise WrongRequest(f"nothing to check: give a name, --source FILE or --peer NAME; names: {', '.join(_names())}")
+    device, loaded = _device(device), _all(names, source, peers)
     if json and not Path(json).absolute().parent.is_dir():
         raise WrongRequest(f"--json {json}: its folder does not exist")
     reports, faults = [], 0
@@ -44,9 +42,29 @@ def run(names=(), source=None, peers=(), level="quick", device=None, seed=0, dra
     return 0 if reports and all(reports) and not faults else 1
 
 
+def run_fuzz(names=(), source=None, peers=(), examples=200, minutes=None, device=None, seed=0, kind=None) -> int:
+    """The exit code of `spec-toolkit fuzz`, likewise. Raises WrongRequest."""
+    device, passed = _device(device), True
+    for sampler in _all(names, source, peers):
+        try:
+            found = fuzz(sampler, examples, minutes, device, seed, kind)
+        except NeedsHypothesis as error:
+            raise WrongRequest(str(error)) from error
+        print(found, flush=True)
+        passed &= bool(found)
+    return 0 if passed else 1
+
+
 def record(reports: list[Report], device) -> dict:
     """What --json writes."""
     return {"format": "spec_toolkit check 1", "environment": results.environment(str(device)), "reports": [report.to_dict() for report in reports]}
+
+
+def _all(names, source, peers):
+    loaded = [_loaded(name) for name in (*names, *map(_peer, peers))] + ([_from_file(source)] if source else [])
+    if not loaded:
+        raise WrongRequest(f"nothing to check: give a name, --source FILE or --peer NAME; names: {', '.join(_names())}")
+    return loaded
 
 
 def _device(device):

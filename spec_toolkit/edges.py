@@ -164,7 +164,7 @@ def _ties(problem):
         top = rows.amax(1, keepdim=True)
         for id in (problem.vocab - 1, problem.vocab // 2, problem.vocab // 3):
             rows[:, id:id + 1] = top
-        rows[-1] = 1.0
+        rows[-1:] = 1.0
     return replace(problem, temperature=torch.zeros_like(problem.temperature)) if problem.kind == "logits" else problem
 
 

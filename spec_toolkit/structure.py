@@ -42,6 +42,8 @@ def _impossible(problem, b, tokens, accepted):
             return f"position {i}: decision: id {token} was rejected with target {target:.6g} above draft {draft:.6g}"
     weights, _, _ = row_weights(problem, b, accepted)
     token = tokens[accepted]
+    if not weights.any():
+        return "" if token == -1 else f"position {accepted}: token: expected -1 (the row has no mass), got {token}"
     if not 0 <= token < problem.vocab:
         return f"position {accepted}: token: expected an id in [0, {problem.vocab}), got {token}"
     return "" if weights[token] > 0 else f"position {accepted}: token: id {token} has weight zero in the row of the draw"
