@@ -119,6 +119,12 @@ class Problem:
                 f"{', one-hot drafts' if self.draft is None else ''}{'' if self.draft_lse is None else ', draft_lse'}, "
                 f"acceptance={acceptance}, {self.device})")
 
+    def _repr_html_(self):
+        given = [(f.name, tensor) for f in fields(self) if isinstance(tensor := getattr(self, f.name), torch.Tensor)]
+        rows = "".join(f"<tr><td style='text-align:left'>{name}</td><td>{list(t.shape)}</td><td>{str(t.dtype)[6:]}</td><td>{list(t.stride())}</td>"
+                       f"<td>{t.numel() * t.element_size() / 1e6:,.1f}</td></tr>" for name, t in given)
+        return f"<b>{self!r}</b><table><tr><th></th><th>shape</th><th>dtype</th><th>strides</th><th>MB</th></tr>{rows}</table>"
+
 
 def from_torch(target, draft_tokens, draft=None, *, kind="probs", draft_start=None, temperature=None, draft_lse=None,
                seeds=None, positions=None):

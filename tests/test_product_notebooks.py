@@ -1,0 +1,79 @@
+"""The notebooks algorithm, own_kernel, step and report: each runs small under papermill, and says what its data say."""
+import json
+
+import pytest
+
+pytest.importorskip("papermill")
+pytest.importorskip("ipywidgets")
+from made_up import record
+from test_notebooks import execute, printed
+
+from spec_toolkit import paths, results, runs, sweep, sweeping
+
+SMALL = {"algorithm": {"draws": 20000}, "own_kernel": {"batch": 2, "draft_len": 2, "vocab": 1024}, "step": {}, "report": {}}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """All four through one sweep, two at a time: name -> (record, folder)."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    file = folder / "all.yaml"
+    file.write_text(json.dumps({"runs": [{"notebook": name, "parameters": parameters} for name, parameters in SMALL.items()]}))
+    done = sweeping.run_sweep(sweep.read_sweep(file), folder / "out", jobs=2, progress=False)
+    assert not done.failed, str(done)
+    return {record["notebook"]: (record, folder / "out" / slug) for slug, record in done.records.items()}
+
+
+def text_of(executed, name):
+    record, folder = executed[name]
+    return printed(folder / runs.find_notebook(name).name), record
+
+
+def test_the_algorithm_counts_and_proves(executed):
+    text, done = text_of(executed, "algorithm")
+    assert "emitted law == target law, as fractions: True" in text and "in rational numbers the two laws are equal" in done["answer"]
+    assert {"algorithm.png", "algorithm.svg"} <= set(done["files"]) and "In 20,000 draws" in done["answer"]
+
+
+def test_own_kernel_is_checked_raced_shown_and_saved(executed):
+    text, done = text_of(executed, "own_kernel")
+    assert "mine is exact: " in done["answer"] and "a broken copy is refused by its tokens" in done["answer"]
+    assert {"explore.png", "mine.cu"} <= set(done["files"]) and "36 registers" not in done["answer"] and "launch    mine" in text
+    folder = executed["own_kernel"][1]
+    assert "--- contract ---" in (folder / "mine.cu").read_text() and (folder / "explore.png").read_bytes().startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in (folder / "10_own_kernel.ipynb").read_text()  # the sliders are there
+
+
+def test_step_and_report_speak_whatever_is_recorded(executed):
+    for name, silent in (("step", "for want of a record"), ("report", "Nothing has been recorded yet")):
+        _, done = text_of(executed, name)
+        assert (silent in done["answer"]) == (not any(results.load_records(paths.results_dir(), "batch_scaling" if name == "step" else "ladder")))
+    assert "index.html" in executed["report"][0]["files"]
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Made-up records of one GPU, and none else to be found."""
+    for experiment in ("batch_scaling", "ladder"):
+        for batch in (1, 64):
+            for name, us in (("v1", 900.0), ("v7", 6.0 * batch), ("flashinfer_chain", 60.0), ("python_loop", None)):
+                made = record(name, us, batch=batch, experiment=experiment, call_us=None if us else 5000.0)
+                path = tmp_path / "results" / "paper" / experiment / f"{name}-{batch}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(results.to_text(made))
+    monkeypatch.setattr(paths, "results_dir", lambda: tmp_path / "results")
+    return tmp_path
+
+
+def test_step_says_when_the_sampler_matters(recorded, monkeypatch, tmp_path, capsys):
+    names = execute("step", monkeypatch, batch=50, out=str(tmp_path / "out"))
+    assert names["sentence"].startswith("v7 takes 28% of a 1 ms step and less than 1% from 38 ms on; flashinfer_chain takes 5.7% of a 1 ms step")
+    assert names["chosen"] == 64 and {path.stem for path in (tmp_path / "out").iterdir()} == {"step_shares", "step_matters"}
+    assert "batch_scaling: recorded on NVIDIA Paper" in capsys.readouterr().out
+
+
+def test_report_shows_the_ladder(recorded, monkeypatch, tmp_path, capsys):
+    names = execute("report", monkeypatch, out=str(tmp_path / "out"))
+    assert any("NVIDIA Paper: B=64, K=4, V=128,256: v7 (stale) takes 384 µs" in sentence for sentence in names["said"])
+    assert (tmp_path / "out" / "index.html").is_file() and (tmp_path / "out" / "figures" / "paper" / "ladder" / "figure.svg").is_file()
+    assert "index.html" in capsys.readouterr().out and [row[0] for row in names["rows"]] == ["ladder", "batch_scaling"]
