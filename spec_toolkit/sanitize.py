@@ -23,7 +23,7 @@ from pathlib import Path
 
 from . import bench, results
 from .sampler import list_kernels, load_sampler
-from .sanitize_target import CONTROLS, DONE
+from .sanitize_target import AT, CONTROLS, DONE
 from .tables import NONE, markdown
 
 TOOLS = tuple(CONTROLS)
@@ -111,7 +111,8 @@ def _faults(log: Log, seen: dict) -> list[str]:
     """Why the tool's run says nothing, or found something that belongs to no rung."""
     faults = []
     if log.returncode is None:
-        faults.append(f"stopped after {log.seconds:.0f} s")
+        at = [line.removeprefix(AT) for line in log.text.splitlines() if line.startswith(AT)]
+        faults.append(f"stopped after {log.seconds:.0f} s, at {at[-1] if at else 'the start'}")
     elif seen["ran"] is None or seen["errors"] is None:
         faults.append(f"did not finish (exit {log.returncode}): " + " | ".join(log.text.strip().splitlines()[-SHOWN:]))
     elif not seen["found"]["control"]:

@@ -18,7 +18,7 @@ from . import suite
 from .check import compare
 from .sampler import list_kernels, load_sampler
 
-DONE = "sanitize_target: done "
+DONE, AT = "sanitize_target: done ", "sanitize_target: at "
 CALLS = 2
 VARIANTS = {"RUSH": 0, "MOST": 1}  # no speculation on rows; no clusters of blocks
 HALF = {"dtype": torch.bfloat16}
@@ -116,6 +116,7 @@ def run_all(names, device="cuda", paths=PATHS + LARGE) -> dict[str, Ran]:
             there = moved(given, device)
             for name, samplers in loaded.items():
                 for sampler in (s for s in samplers if s.input == kind):
+                    print(f"{AT}{sampler.name}, {given!r}", flush=True)  # where it was, if it never comes back
                     run(sampler, given, there, found[name])
     return found
 

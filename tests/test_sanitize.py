@@ -1,5 +1,6 @@
 """sanitize.py with a program that plays compute-sanitizer, and sanitize_target.py on the CPU executor."""
 import json
+import re
 import sys
 
 import pytest
@@ -105,9 +106,9 @@ def test_wrong_tokens_fail_and_foreign_kernels_do_not(machine, tmp_path, capsys)
 
 def test_a_tool_that_hangs_is_stopped(machine, tmp_path, capsys, monkeypatch):
     machine({tool: control(tool) for tool in FOUND})
-    (tmp_path / "script.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "script.py").write_text(f"import time\nprint({sanitize_target.AT!r} + 'v3, Problem(batch=2)', flush=True)\ntime.sleep(60)\n")
     monkeypatch.setattr(sanitize, "LIMIT_S", 1.5)
-    assert run(tmp_path, "v3") == 1 and "memcheck: stopped after" in capsys.readouterr().out
+    assert run(tmp_path, "v3") == 1 and re.search(r"memcheck: stopped after \d+ s, at v3, Problem\(batch=2\)", capsys.readouterr().out)
 
 
 def test_where_it_is_looked_for(machine, tmp_path, capsys, monkeypatch):
