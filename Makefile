@@ -34,7 +34,7 @@ BASELINES = $$($(RUN) -c 'from spec_toolkit.baselines import BASELINES; print(*B
 # pip's compute-sanitizer, for a machine without the CUDA toolkit.
 SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
-.PHONY: demo test report help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits clean
+.PHONY: demo test report help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck clean
 demo: $(READY)          ## the quick demo: every sampler, checked, and timed where there is a GPU
 	$(TOOL) run quick_demo
 
@@ -66,8 +66,11 @@ gpu-grid: $(READY)      ## on a GPU: the grid of batch, drafts and vocabulary
 gpu-logits: $(READY)    ## on a GPU: the experiments from logits
 	$(TOOL) gpu --out $(OUT) --experiments $(LOGITS) $(PACKED) $(ARGS)
 
+gpu-crosscheck: $(READY)  ## on a GPU: the same calls by our clock and by triton's do_bench
+	$(TOOL) crosscheck --out $(OUT) $(PACKED) $(ARGS)
+
 help:                   ## this list
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  OUT=folder of the records (results)   ARCHIVE=FILE.tar.gz packs them   ARGS='--resume --stop-after 500' is passed on"
 	@echo "  RUNGS='v5 v6' and PEERS='flashinfer_chain' are for gpu-check"
 	@echo "  CUDA=12|13   PY=python3 uses that Python as it is: no venv, nothing installed"
