@@ -73,7 +73,8 @@ def law_rows(length, vocab, seed=0):
     draft[random.random(draft.shape) < 0.1] = 0.0
     target, draft = ((rows / rows.sum(1, keepdims=True)).astype(np.float32) for rows in (target, draft))
     with np.errstate(divide="ignore", invalid="ignore"):
-        tokens = np.nanargmin(np.abs(np.where(draft > 0, target[:length] / draft, np.inf) - 0.85), axis=1) if length else []
+        chance = np.where(draft > 0, target[:length] / draft, np.inf)
+        tokens = np.argmin(np.abs(np.where(chance < 0.97, chance, np.inf) - 0.85), axis=1) if length else []
     return target, draft, [int(token) for token in tokens]
 
 
