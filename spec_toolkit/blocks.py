@@ -3,7 +3,7 @@
 NAME             shown
 an experiment    its figures, captions and tables: SHOWN, or one figure and one table
 rung_v1, ...     the rung's header, launch, registers and times (course.py)
-other_rungs      the same, with titles, of all rungs that have no block of their own on the page
+other_rungs      the same of all rungs that have no block of their own on the page
 registers        what the compiler makes of each rung; sanitizers, crosscheck: the records of these names
 """
 from __future__ import annotations

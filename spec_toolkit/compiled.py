@@ -27,19 +27,28 @@ def load(folder) -> dict:
 
 
 def record(folder, names=None) -> list[str]:
-    """Compile what is not in the record as it is today, write the record; the names compiled. ImportError without CuPy."""
+    """Compile what is not in the record as it is today, write the record; the names compiled. ImportError without CuPy.
+
+    A rung that does not compile is left out, and its KernelCompileError raised when the others are written.
+    """
     samplers = {name: load_sampler(name) for name in names or list_kernels()}
-    kept = {name: one for name, one in load(folder).items() if name in samplers and one["source_hash"] == samplers[name].source_hash}
-    fresh = [name for name in samplers if name not in kept]
-    found = kept | {name: {"source_hash": samplers[name].source_hash, "used": {
-        str(dtype).removeprefix("torch."): {f"sm_{arch}": samplers[name].registers(arch, dtype) for arch in gpu.ARCHITECTURES} for dtype in DTYPES}}
-        for name in fresh}
+    found = {name: one for name, one in load(folder).items() if name in samplers and one["source_hash"] == samplers[name].source_hash}
+    fresh, refused = [name for name in samplers if name not in found], []
+    for name in fresh:
+        try:
+            used = {str(dtype).removeprefix("torch."): {f"sm_{arch}": samplers[name].registers(arch, dtype) for arch in gpu.ARCHITECTURES} for dtype in DTYPES}
+        except gpu.KernelCompileError as error:
+            refused.append(error)
+        else:
+            found[name] = {"source_hash": samplers[name].source_hash, "used": used}
     if fresh:
         path = Path(folder) / "compiled" / "registers.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         results.write_atomically(path, results.to_text({
             "format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "environment": results.environment(),
-            "samplers": {name: found[name] for name in samplers}}))
+            "samplers": {name: found[name] for name in samplers if name in found}}))
+    for error in refused:
+        raise error
     return fresh
 
 

@@ -52,8 +52,9 @@ def times(sampler, records) -> str:
 
 
 def section(sampler, folders, found: dict, hashes: dict | None = None) -> str:
-    """Markdown: notes, launch, registers, times on each GPU. folders: of the GPUs; found: `compiled.load`."""
-    lines = [f"* *{word}* {text}" for word, text in notes(sampler).items()]
+    """Markdown: title, notes, launch, registers, times on each GPU. folders: of the GPUs; found: `compiled.load`."""
+    lines = [f"## {title(sampler)}", ""]
+    lines += [f"* *{word}* {text}" for word, text in notes(sampler).items()]
     lines += [f"* *Launch* `{launch.kernel}`: grid {_size(launch.grid)}, block {_size(launch.block)}"
               f"{'' if launch.cluster == '1' else f', clusters of `{launch.cluster}`'}; {sampler.draw} draw; tuned by "
               f"{', '.join(f'`{key} = {value}`' for key, value in sampler.tune.items()) or 'nothing'}" for launch in sampler.contract.launches]
@@ -78,6 +79,5 @@ def _size(parts) -> str:
 
 
 def rest(shown: set[str], folders, found: dict, hashes: dict | None = None) -> str:
-    """Sections of all rungs that are not in `shown`, with their titles."""
-    others = [load_sampler(name) for name in list_kernels() if name not in shown]
-    return "\n".join(f"## {title(one)}\n\n{section(one, folders, found, hashes)}" for one in others)
+    """Sections of all rungs that are not in `shown`."""
+    return "\n".join(section(load_sampler(name), folders, found, hashes) for name in list_kernels() if name not in shown)

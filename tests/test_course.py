@@ -63,7 +63,7 @@ def test_rungs_without_a_block_of_their_own_follow_by_themselves(tmp_path):
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("rung_v1", "rung_v2", "other_rungs", "registers", "sanitizers", "crosscheck")))
     assert readme.update(page, tmp_path / "results", {}) and not readme.update(page, tmp_path / "results", {})
     text = page.read_text()
-    assert "## V3 - " in text and "## V1 - " not in text and "*Idea*" in text
+    assert [line[3:5] for line in text.splitlines() if line.startswith("## ")] == [name.upper() for name in list_kernels()] and "*Idea*" in text
     assert "Nothing is compiled yet" in text and "`make gpu-sanitize`" in text and "No cross-check is recorded" in text
 
 
@@ -77,6 +77,12 @@ def test_registers_are_compiled_once_and_kept(tmp_path, monkeypatch):
     path = tmp_path / "compiled" / "registers.json"
     path.write_text(path.read_text().replace(found["v2"]["source_hash"], "another"))
     assert compiled.record(tmp_path, ["v1", "v2"]) == ["v2"]
+    path.unlink()
+    broken = load_sampler(source=load_sampler("v1").text.replace("request >= batch", "request >= no_such_name"))
+    monkeypatch.setattr(compiled, "load_sampler", lambda name: broken if name == "v1" else load_sampler(name))
+    with pytest.raises(compiled.gpu.KernelCompileError, match="no_such_name"):
+        compiled.record(tmp_path, ["v1", "v2"])
+    assert set(compiled.load(tmp_path)) == {"v2"}, "the others are kept"
     found["v1"]["used"]["float32"]["sm_90"]["v1_one_thread"]["spill_bytes"] = 64
     assert "(64 bytes spilled)" in compiled.table(found)
     assert not blocks.gpus(tmp_path), "results/compiled is no GPU"
