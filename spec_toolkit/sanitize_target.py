@@ -59,7 +59,7 @@ CONTROLS = {tool: _CONTROL.format(tool=tool, body=body) for tool, body in {
     "memcheck": "status[batch + threadIdx.x] = 0;",
     "racecheck": "__shared__ int word[64]; word[threadIdx.x] = batch + threadIdx.x; num_accepted[0] = word[63 - threadIdx.x];",
     "initcheck": "if (status[0] == 12345) num_accepted[0] = 1;",
-    "synccheck": "if (threadIdx.x < 40) __syncthreads(); num_accepted[0] = batch;",
+    "synccheck": "if (threadIdx.x < 40) { __syncthreads(); num_accepted[0] = batch; }",  # the others leave: nothing hangs without the tool
 }.items()}
 
 
