@@ -62,14 +62,11 @@ class Explorer(ipywidgets.VBox):
         self.problem = make_problem(here[0], self.draft_len, here[1], self.acceptance.value, device=self.device, logits=logits)
         accepted = self.sampler(self.problem).num_accepted.tolist()
         records, where = self._times(batch, vocab)
-        chart, panels = plot_step.panels()
+        chart, panels = plot_step.panels(2 if records else 1, height=2.0 + 0.28 * max(4, min(here[0], plot_step.LEADING)))
         cut = f"\n(on the CPU: {here[0]} requests, {here[1]:,} ids)" if here != (batch, vocab) else ""
         plot_step.outcome(panels[0], self.problem.draft_len, accepted, cut)
         if records:
             plot_step.race(panels[1], records, where, self.sampler.name)
-        else:
-            panels[1].axis("off")
-            panels[1].text(0.5, 0.5, where, ha="center", va="center", fontsize=9)
         each = (sum(accepted) + len(accepted)) / max(1, len(accepted))
         return chart, f"{self.sampler.name}: {each:.2f} tokens for each request and step, with a measured acceptance of {self.problem.acceptance or 0:.2f}. {where[0].upper() + where[1:]}."
 

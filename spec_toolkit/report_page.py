@@ -39,7 +39,8 @@ table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tab
 th, td { padding: 0.28rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { background: var(--wash); font-weight: 600; }
 td:first-child { white-space: nowrap; }
-td[style*="right"], th[style*="right"] { white-space: nowrap; }
+td[style*="right"] { white-space: nowrap; }
+td:first-child, th:first-child { position: sticky; left: 0; background: #fff; } th, th:first-child { background: var(--wash); }
 pre { background: var(--wash); border: 1px solid var(--line); border-radius: 4px; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; line-height: 1.45; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--blue); }
 @media print { details { display: block; } figure, table { break-inside: avoid; } h2 { break-after: avoid; } body { font-size: 12px; } }
