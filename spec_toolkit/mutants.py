@@ -134,7 +134,7 @@ MUTANTS = (
     _m("offset of 16 bits", "the offset of a row in too narrow an integer (int32 past 2^31 elements, scaled down to what a CPU holds)",
        r"target_probs \+ \(long long\)\((\w+(?:\.\w+)?) \+ (\w+)\) \* target_stride", r"target_probs + (short)((\1 + \2) * target_stride)"),
     _m("sums in the type of the row", "half precision accumulates in half precision", (r"for \(int distance = 16; distance; distance /= 2\) x \+= __shfl_xor_sync\(ALL, x, distance\);",
-       "for (int distance = 16; distance; distance /= 2) x = to_float(ROW(x + __shfl_xor_sync(ALL, x, distance)));"), (r"out\.total \+= weight;", "out.total = to_float(ROW((float)out.total + weight));")),
+       "for (int distance = 16; distance; distance /= 2) x = to_float(ROW(x + __shfl_xor_sync(ALL, x, distance)));"), (r"out\.total \+= weight;", "out.total = to_float(ROW((float)out.total + weight));"), draw="cdf"),
     _m("no last id with weight", "where rounding finds no crossing, the first part", r"mass \? 31 - __clz\(mass\) : 0;", "0;", draw="cdf"),
     _m("bonus row from the residual", "after a clean sweep the draft row before is subtracted", r"const bool recovered = accepted < request\.length;", "const bool recovered = accepted < request.length || (draft && accepted);"),
     _m("all requests as long as the longest", "draft_start is not read", (r"start = draft_start\[(\w+)\], length = draft_start\[\1 \+ 1\] - start", r"start = \1 * max_draft, length = max_draft"),
