@@ -1,7 +1,6 @@
 """`spec-toolkit check` and `fuzz`: samplers by name or from a file through the whole report, or random problems; an exit code, and JSON where it is asked for."""
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch

@@ -133,7 +133,7 @@ def drawn(kind="probs"):
 def _hypothesis():
     try:
         import hypothesis
-        import hypothesis.strategies  # noqa: F401
+        import hypothesis.strategies
     except ImportError as error:
         raise NeedsHypothesis("hypothesis is not installed: pip install 'spec-toolkit[dev]', or pip install hypothesis") from error
     return hypothesis

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from . import contract, results, suite
+from .examine import REBATCHINGS, examine_laws, is_poison
 from .paths import kernels_dir
 from .probes import is_move, probe
-from .examine import REBATCHINGS, examine_laws, is_poison
 from .sampler import list_kernels, load_sampler
 from .synthetic import make_problem
 

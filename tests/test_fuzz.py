@@ -4,6 +4,7 @@ import builtins
 import pytest
 import torch
 from hypothesis import find, settings
+from test_examine import Own, Wrong
 
 from spec_toolkit import check, cli, load_sampler, suite
 from spec_toolkit import fuzz as module
@@ -11,7 +12,6 @@ from spec_toolkit.baselines import load_baseline
 from spec_toolkit.fuzz import NeedsHypothesis, drawn, fuzz, judged
 from spec_toolkit.mutants import MUTANTS, load_mutant
 from spec_toolkit.problem import ROW_DTYPES
-from test_examine import Own, Wrong
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 RUNGS = [name for name in ("v1", "v2", "v5", "v6")]
@@ -36,7 +36,7 @@ def test_mutants_do_not_pass_and_the_line_makes_the_problem_again(name):
     found = fuzz(sampler, 300)
     assert not found and found.failure and "FAIL" in str(found)
     assert len(found.counterexample.splitlines()) == 1 and found.counterexample in str(found)
-    problem = eval(found.counterexample, {"made": suite.made, "torch": torch})  # noqa: S307 (our own text)
+    problem = eval(found.counterexample, {"made": suite.made, "torch": torch})
     assert check(load_sampler("v1"), problem)
     if "re-batched" not in found.failure and "out-of-bounds" not in found.failure:
         assert not check(sampler, problem)
@@ -47,7 +47,7 @@ def test_a_counterexample_is_small():
         if problem.vocab >= 500 and problem.dtype == torch.bfloat16:
             outputs.num_accepted.fill_(99)
     found = fuzz(Wrong(mistake), 400, seed=3)
-    words = eval(found.counterexample, {"made": lambda edit=None, **words: words, "torch": torch})  # noqa: S307
+    words = eval(found.counterexample, {"made": lambda edit=None, **words: words, "torch": torch})
     assert words["vocab"] == 500 and words["batch"] == 1 and words["dtype"] is torch.bfloat16 and words["seed"] == 0
 
 

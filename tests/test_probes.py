@@ -1,12 +1,12 @@
 """The probes find what they look for, and nothing in samplers that are right."""
 import pytest
 import torch
+from test_examine import Own, Wrong
 
 from spec_toolkit import load_sampler, make_problem
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.mutants import MUTANTS, load_mutant
 from spec_toolkit.probes import is_move, probe, rebatched, rebound, reordered, resplit
-from test_examine import Own, Wrong
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
