@@ -65,8 +65,9 @@ __device__ __forceinline__ double recover_uniform(unsigned long long seed, long 
 #include "logits.cuh"
 #else
 struct Scale {};
-constexpr float OUTSIDE = 0.0f;  // stored where a row has ended
-__device__ __forceinline__ float probability(float stored, int, const Scale&) { return stored; }
+#define OUTSIDE 0.0f  // stored where a row has ended
+__device__ __forceinline__ float probability(float stored, const Scale&) { return stored; }
+__device__ __forceinline__ float chance_of(float stored, int, const Scale&) { return stored; }
 #endif
 
 // ---- the row of a draw ------------------------------------------------------------------------------------------------
@@ -74,10 +75,10 @@ __device__ __forceinline__ float probability(float stored, int, const Scale&) { 
 // with draft = nullptr and drafted = -1 it is 0: the bonus row, or a row whose residual has no mass.
 struct Row { const ROW* target; const ROW* draft; int drafted; Scale target_scale, draft_scale; };
 
-__device__ __forceinline__ float target_at(const Row& row, int id) { return probability(to_float(row.target[id]), id, row.target_scale); }
+__device__ __forceinline__ float target_at(const Row& row, int id) { return chance_of(to_float(row.target[id]), id, row.target_scale); }
 
 __device__ __forceinline__ float draft_at(const Row& row, int id) {
-    return row.draft ? probability(to_float(row.draft[id]), id, row.draft_scale) : (id == row.drafted ? 1.0f : 0.0f);
+    return row.draft ? chance_of(to_float(row.draft[id]), id, row.draft_scale) : (id == row.drafted ? 1.0f : 0.0f);
 }
 
 __device__ __forceinline__ Row without_draft(const Row& row) { return {row.target, nullptr, -1, row.target_scale}; }
@@ -85,10 +86,10 @@ __device__ __forceinline__ Row without_draft(const Row& row) { return {row.targe
 // One request: its seed, its first row and its drafts.
 struct Request { int start, length; unsigned long long seed; long long position; };
 
-// The accept test of one drafted token; adds to `status` what it met.
-__device__ __forceinline__ bool test_draft(const Row& row, int vocab, float u, int& status) {
+// The accept test of draft i of a request; adds to `status` what it met.
+__device__ __forceinline__ bool test_draft(const Row& row, int vocab, unsigned long long seed, long long position, int i, int& status) {
     if (row.drafted < 0 || row.drafted >= vocab) { status |= BAD_TOKEN; return false; }
-    const float p = target_at(row, row.drafted), q = draft_at(row, row.drafted);
+    const float p = target_at(row, row.drafted), q = draft_at(row, row.drafted), u = accept_uniform(seed, position, i);
     if (!isfinite(p) || !isfinite(q)) status |= NONFINITE;
     return accepts(u, p, q);
 }

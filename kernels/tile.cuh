@@ -1,6 +1,6 @@
 // What the rungs from V3 on share: a row cut into tiles of 2 KB, each held by one warp in 16-byte pieces, and the search for
-// the token: which tile (from the tile sums), which 512 bytes of it, which id. Elements keep their lane, and sums their
-// order, whatever the alignment, the batch or the split over blocks: so the token never depends on them.
+// the token: which tile (from the tile sums), which 512 bytes of it, which lane's 16 bytes, which id. Elements keep their lane,
+// and sums their order, whatever the alignment, the batch or the split over blocks: so the token never depends on them.
 #pragma once
 #include "warp.cuh"
 
@@ -22,6 +22,10 @@ __device__ __forceinline__ uint4 load_elements(const ROW* row, int first, int vo
     return piece;
 }
 
+__device__ __forceinline__ uint4 load_piece(const ROW* row, int first, int vocab) {
+    return is_aligned(row) && first + VEC <= vocab ? *reinterpret_cast<const uint4*>(row + first) : load_elements(row, first, vocab);
+}
+
 // The weights of the ids of one piece, from `first` on.
 __device__ __forceinline__ void weigh(const uint4& target, const uint4& draft, const Row& row, int first, float (&weight)[VEC], bool& finite) {
     ROW p[VEC], q[VEC];
@@ -29,8 +33,8 @@ __device__ __forceinline__ void weigh(const uint4& target, const uint4& draft, c
     memcpy(q, &draft, 16);
     #pragma unroll
     for (int k = 0; k < VEC; ++k) {
-        const float target_k = probability(to_float(p[k]), first + k, row.target_scale);
-        const float draft_k = row.draft ? probability(to_float(q[k]), first + k, row.draft_scale) : (first + k == row.drafted ? 1.0f : 0.0f);
+        const float target_k = probability(to_float(p[k]), row.target_scale);
+        const float draft_k = row.draft ? probability(to_float(q[k]), row.draft_scale) : (first + k == row.drafted ? 1.0f : 0.0f);
         finite = finite && isfinite(target_k) && isfinite(draft_k);
         weight[k] = residual(target_k, draft_k);
     }
@@ -47,53 +51,81 @@ __device__ __forceinline__ float sum_piece(const uint4& target, const uint4& dra
     return weight[0];
 }
 
-// Sum of the weights of PIECES pieces of a row, `step` ids apart; five roundings deep. All loads are issued before the first is
-// used. A row that is not aligned to 16 bytes, and the end of a row, is read element by element: more instructions, but the
-// same lines of memory, and the same sum.
-__device__ __forceinline__ float sum_pieces(const Row& row, int first, int step, int vocab, bool& finite) {
-    float sum = 0.0f;
-    if (is_aligned(row.target) && is_aligned(row.draft) && first + (PIECES - 1) * step + VEC <= vocab) {
+// This lane's sum of each of its pieces of a tile. All loads are issued before the first is used. A row that is not aligned to
+// 16 bytes, and the end of a row, is read element by element: more instructions, but the same lines of memory, and the same sum.
+__device__ __forceinline__ void sum_pieces(const Row& row, int tile, int vocab, int lane, float (&sum)[PIECES], bool& finite) {
+    const int first = tile * TILE + lane * VEC;
+    if (is_aligned(row.target) && is_aligned(row.draft) && first + (PIECES - 1) * STEP + VEC <= vocab) {
         uint4 target[PIECES], draft[PIECES];
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) target[i] = *reinterpret_cast<const uint4*>(row.target + first + i * step);
+        for (int i = 0; i < PIECES; ++i) target[i] = *reinterpret_cast<const uint4*>(row.target + first + i * STEP);
         if (row.draft) {
             #pragma unroll
-            for (int i = 0; i < PIECES; ++i) draft[i] = *reinterpret_cast<const uint4*>(row.draft + first + i * step);
+            for (int i = 0; i < PIECES; ++i) draft[i] = *reinterpret_cast<const uint4*>(row.draft + first + i * STEP);
         }
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) sum += sum_piece(target[i], draft[i], row, first + i * step, finite);
+        for (int i = 0; i < PIECES; ++i) sum[i] = sum_piece(target[i], draft[i], row, first + i * STEP, finite);
     } else {
         #pragma unroll 1
         for (int i = 0; i < PIECES; ++i) {
-            const uint4 target = load_elements(row.target, first + i * step, vocab);
-            const uint4 draft = row.draft ? load_elements(row.draft, first + i * step, vocab) : target;
-            sum += sum_piece(target, draft, row, first + i * step, finite);
+            const uint4 target = load_elements(row.target, first + i * STEP, vocab);
+            const float own = sum_piece(target, row.draft ? load_elements(row.draft, first + i * STEP, vocab) : target, row, first + i * STEP, finite);
+            #pragma unroll
+            for (int j = 0; j < PIECES; ++j) sum[j] = j == i ? own : sum[j];
         }
     }
-    return sum;
 }
 
 // Sum of a tile's weights over the warp, the same in all lanes. Sets NONFINITE in `status`.
 __device__ __forceinline__ float sum_tile(const Row& row, int tile, int vocab, int lane, int& status) {
+    float sum[PIECES] = {};
     bool finite = true;
-    const float sum = sum_warp(sum_pieces(row, tile * TILE + lane * VEC, STEP, vocab, finite));
+    sum_pieces(row, tile, vocab, lane, sum, finite);
     if (!finite) status |= NONFINITE;
-    return sum;
+    return sum_warp(sum[0] + sum[1] + (sum[2] + sum[3]));
 }
 
-// The id in `tile` whose cumulative weight passes `rest`, by one warp: each lane sums 64 neighbouring bytes, then the 64 bytes
-// in which the sum passes are looked at, one id per lane. If rounding leaves no crossing, the last part with weight.
-__device__ __forceinline__ int find_token(const Row& row, int tile, float rest, int vocab, int lane) {
-    constexpr int EACH = PIECES * VEC;
+// Where in a tile the cumulative weight passes `rest`: the piece, the lane, what is left of `rest` there. From each lane's sums of
+// its pieces, by one warp. If rounding leaves no crossing, the last part with weight.
+struct Spot { int piece, lane; float rest; };
+
+__device__ __forceinline__ Spot find_piece(const float (&sum)[PIECES], float rest, int lane) {
+    float upto[PIECES], own = 0.0f, last = 0.0f, start = 0.0f, before = 0.0f;
+    #pragma unroll
+    for (int i = 0; i < PIECES; ++i) upto[i] = scan_warp(sum[i], lane);  // four scans, side by side
+    int piece = -1;
+    #pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+        const float whole = __shfl_sync(ALL, upto[i], 31);
+        if (whole > 0.0f && (piece < 0 || before <= rest)) piece = i, own = sum[i], last = upto[i], start = before;
+        before += whole;
+    }
+    rest -= start;
+    const int owner = first_or_last(__ballot_sync(ALL, own > 0.0f && last > rest), __ballot_sync(ALL, own > 0.0f));
+    return {max(0, piece), owner, rest - __shfl_sync(ALL, last - own, owner)};
+}
+
+// The id in a piece at which the cumulative weight passes `rest`; likewise.
+__device__ __forceinline__ int find_in_piece(const uint4& target, const uint4& draft, const Row& row, int first, float rest) {
+    float weight[VEC], passed = 0.0f;
     bool finite = true;
-    const float own = sum_pieces(row, tile * TILE + lane * EACH, VEC, vocab, finite);
-    const float upto = scan_warp(own, lane);
-    const int owner = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
-    rest -= __shfl_sync(ALL, upto - own, owner);
-    const int id = tile * TILE + owner * EACH + lane;
-    const float weight = lane < EACH && id < vocab ? residual(target_at(row, id), draft_at(row, id)) : 0.0f;
-    const float sum = scan_warp(weight, lane);
-    return id - lane + first_or_last(__ballot_sync(ALL, weight > 0.0f && sum > rest), __ballot_sync(ALL, weight > 0.0f));
+    weigh(target, draft, row, first, weight, finite);
+    int id = -1;
+    #pragma unroll
+    for (int k = 0; k < VEC; ++k)
+        if (weight[k] > 0.0f && (id < 0 || passed <= rest)) id = first + k, passed += weight[k];
+    return id;
+}
+
+// The id in a tile at which the cumulative weight passes `rest`, by one warp.
+__device__ __forceinline__ int find_in_tile(const Row& row, int tile, float rest, int vocab, int lane) {
+    float sum[PIECES] = {};
+    bool finite = true;
+    sum_pieces(row, tile, vocab, lane, sum, finite);
+    const Spot spot = find_piece(sum, rest, lane);
+    const int first = tile * TILE + spot.piece * STEP + lane * VEC;  // the piece again: it is near, and holding it would cost registers
+    const uint4 target = load_piece(row.target, first, vocab), draft = row.draft ? load_piece(row.draft, first, vocab) : target;
+    return __shfl_sync(ALL, find_in_piece(target, draft, row, first, spot.rest), spot.lane);
 }
 
 // How a warp shares out the sums of `count` tiles: each lane has a run of them. sums: in shared memory.
@@ -107,25 +139,38 @@ __device__ __forceinline__ Cut cut_sums(const float* sums, int count, int lane) 
     return {begin, end, own, scan_warp(own, lane)};
 }
 
-// The id at which the cumulative sum passes `limit`: the tile (sums[0] is that of tile `first`), then the id in it; by one warp.
-// -1 if there is no mass.
-__device__ __forceinline__ int find_in_tiles(const Row& row, const float* sums, const Cut& cut, int first, double limit, int vocab, int lane) {
-    const unsigned mass = __ballot_sync(ALL, cut.own > 0.0);
-    if (!mass) return -1;
-    const int owner = first_or_last(__ballot_sync(ALL, cut.own > 0.0 && cut.upto > limit), mass);
+// The tile at which the cumulative sum passes `limit`, in the run of lane `owner` (sums[0] is that of tile `first`), and what is
+// left of the limit there; by one warp.
+struct Place { int tile; float rest; };
+
+__device__ __forceinline__ Place find_tile(const float* sums, const Cut& cut, int owner, int first, double limit) {
     int tile = 0;
-    float rest = -1.0f;  // of the limit, in the tile
+    float rest = -1.0f;
     double upto = cut.upto - cut.own;
     #pragma unroll 1
     for (int t = cut.begin; t < cut.end; ++t) {
         if (sums[t] > 0.0f && (rest < 0.0f || upto <= limit)) tile = first + t, rest = fmaxf((float)(limit - upto), 0.0f);
         upto += sums[t];
     }
-    return find_token(row, __shfl_sync(ALL, tile, owner), __shfl_sync(ALL, rest, owner), vocab, lane);
+    return {__shfl_sync(ALL, tile, owner), __shfl_sync(ALL, rest, owner)};
+}
+
+// The id there.
+__device__ __forceinline__ int find_in_run(const Row& row, const float* sums, const Cut& cut, int owner, int first, double limit, int vocab, int lane) {
+    const Place place = find_tile(sums, cut, owner, first, limit);
+    return find_in_tile(row, place.tile, place.rest, vocab, lane);
+}
+
+// The lane in whose run the cumulative sum passes `limit`; if rounding leaves no crossing, the last with mass; -1 if none has any.
+__device__ __forceinline__ int owner_of(const Cut& cut, double limit) {
+    const unsigned mass = __ballot_sync(ALL, cut.own > 0.0), passed = __ballot_sync(ALL, cut.own > 0.0 && cut.upto > limit);
+    return mass ? first_or_last(passed, mass) : -1;
 }
 
 // The drawn id, by one warp: where the cumulative sum passes u * total; -1 if there is no mass.
 __device__ __forceinline__ int draw_token(const Row& row, const float* sums, int tiles, double u, int vocab, int lane) {
     const Cut cut = cut_sums(sums, tiles, lane);
-    return find_in_tiles(row, sums, cut, 0, u * __shfl_sync(ALL, cut.upto, 31), vocab, lane);
+    const double limit = u * __shfl_sync(ALL, cut.upto, 31);
+    const int owner = owner_of(cut, limit);
+    return owner < 0 ? -1 : find_in_run(row, sums, cut, owner, 0, limit, vocab, lane);
 }

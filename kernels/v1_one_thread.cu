@@ -51,7 +51,7 @@ extern "C" __global__ void v1_one_thread(
         if (accepted == length) break;  // every draft accepted: the bonus row
         row.drafted = draft_tokens[i];
         if (draft_probs) row.draft = draft_probs + (long long)i * draft_stride;
-        if (!test_draft(row, vocab, accept_uniform(seed, position, accepted), bits)) break;
+        if (!test_draft(row, vocab, seed, position, accepted, bits)) break;
         out[accepted] = row.drafted;
     }
 

@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v3_block_per_request(
             limit -= shared_sum[w];
         }
         if (found == base + warp) {
-            const int token = find_token(row, found, (float)rest, vocab, lane);
+            const int token = find_in_tile(row, found, (float)rest, vocab, lane);
             if (lane == 0) shared_token = token;
         }
         __syncthreads();

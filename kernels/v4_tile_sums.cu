@@ -15,7 +15,7 @@ tune   = { BLOCK = 512 }
 */
 #include "tile.cuh"
 
-extern "C" __global__ void __launch_bounds__(BLOCK) v4_tile_sums(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) v4_tile_sums(
         const ROW* __restrict__ target_probs, const ROW* __restrict__ draft_probs,
         const int* __restrict__ draft_tokens, const int* __restrict__ draft_start,
         const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,

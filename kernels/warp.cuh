@@ -34,7 +34,7 @@ __device__ __forceinline__ int count_accepted(const Request& request, const Rows
         const int i = first + lane;
         int met = 0;
         bool rejected = false;
-        if (i < request.length) rejected = !test_draft(row_at(rows, i), vocab, accept_uniform(request.seed, request.position, i), met);
+        if (i < request.length) rejected = !test_draft(row_at(rows, i), vocab, request.seed, request.position, i, met);
         const unsigned rejections = __ballot_sync(ALL, rejected);
         const int stop = rejections ? __ffs(rejections) - 1 : 31;
         if (lane <= stop) status |= met;

@@ -13,8 +13,9 @@
     scratch = { tile_sum = "batch * tiles" }             arrays the kernels share, in elements; zero at the first call
     [[launch]]                             only for several launches: kernel, grid, block, shared, cluster of each, in order
 
-Expressions know batch, vocab, num_draft, max_draft, itemsize, sm_count, max_cluster (16 from Hopper on, else 1), rejected (in
-`bytes` only), the tune macros and the values before them; + - * // % and ceil_div, min, max. They are evaluated by `evaluate`, never by `eval`.
+Expressions know batch, vocab, num_draft, max_draft, itemsize, sm_count, max_cluster (16 from Hopper on, else 1), together (how
+many blocks may wait for each other: 1 on the CPU executor, which runs them one by one), shared_bytes (the shared memory that a
+block may have), rejected (in `bytes` only), the tune macros and the values before them; + - * // % and ceil_div, min, max. They are evaluated by `evaluate`, never by `eval`.
 """
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ DRAWS, INPUTS = ("cdf", "race"), ("probs", "logits")
 KEYS = {"grid": (str, int, list), "block": (str, int, list), "shared": (str, int), "cluster": (str, int), "draw": str, "input": str, "ulps": (int, float),
         "bytes": (str, int), "tune": dict, "values": dict, "scratch": dict, "launch": list}
 LAUNCH_KEYS = {"kernel": str, **{key: KEYS[key] for key in ("grid", "block", "shared", "cluster")}}
-SYMBOLS = ("batch", "vocab", "num_draft", "max_draft", "itemsize", "sm_count", "max_cluster")
+SYMBOLS = ("batch", "vocab", "num_draft", "max_draft", "itemsize", "sm_count", "max_cluster", "together", "shared_bytes")
 _OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.FloorDiv: floordiv, ast.Mod: mod}
 _FUNCTIONS = {"ceil_div": lambda a, b: -(-a // b), "min": min, "max": max}
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)

@@ -87,10 +87,11 @@ def _refused(filename, target, log):
 
 
 @functools.cache
-def room(device) -> tuple[int, int]:
-    """(multiprocessors, largest thread block cluster) of a CUDA device; 1 where there are no clusters (before Hopper)."""
+def room(device) -> dict[str, int]:
+    """What a contract may know of a CUDA device: sm_count, max_cluster, together, shared_bytes (see contract.py)."""
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, {9: 16, 10: 16}.get(properties.major, 8 if properties.major > 10 else 1)
+    return {"sm_count": properties.multi_processor_count, "max_cluster": {9: 16, 10: 16}.get(properties.major, 8 if properties.major > 10 else 1),
+            "together": 1 << 20, "shared_bytes": getattr(properties, "shared_memory_per_block_optin", STATIC_SHARED)}
 
 
 class GpuCall:

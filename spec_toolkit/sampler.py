@@ -24,7 +24,7 @@ from .paths import kernels_dir
 ROW_TYPES = {torch.float32: "float", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
 POINTERS = {
     "target_probs": "const ROW*", "draft_probs": "const ROW*", "target_logits": "const ROW*", "draft_logits": "const ROW*",
-    "draft_tokens": "const int*", "draft_start": "const int*", "temperature": "const float*",
+    "draft_tokens": "const int*", "draft_start": "const int*", "temperature": "const float*", "draft_lse": "const float*",
     "seeds": "const unsigned long long*", "positions": "const long long*",
     "out_tokens": "int*", "num_accepted": "int*", "status": "int*"}
 OUTPUTS = ("out_tokens", "num_accepted", "status")
@@ -33,7 +33,7 @@ SCALAR_TYPES = {"int": ctypes.c_int32, "unsigned": ctypes.c_uint32, "unsigned in
                 "long long": ctypes.c_int64, "unsigned long long": ctypes.c_uint64}
 SCRATCH_TYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "unsigned": torch.int32,
                  "unsigned int": torch.int32, "long long": torch.int64, "unsigned long long": torch.int64}
-CPU_SM_COUNT, CPU_MAX_CLUSTER = 4, 1  # what a kernel is told on the CPU executor
+CPU_SM_COUNT = 4  # what a kernel is told on the CPU executor
 
 
 def list_kernels() -> list[str]:
@@ -91,7 +91,7 @@ class KernelSampler:
     def _check_parameter(self, ctype, name):
         known, values, scratch = POINTERS.get(name), self.contract.values, self.contract.scratch
         if name in scratch:
-            accepted = [f"{plain}*" for plain in SCRATCH_TYPES]
+            accepted = [f"{const}{plain}*" for const in ("", "const ") for plain in SCRATCH_TYPES]
         elif name in values or name in SCALARS:
             accepted, ctype = list(SCALAR_TYPES), ctype.removeprefix("const ")
         elif known:
@@ -127,9 +127,10 @@ class KernelSampler:
 
     def symbols(self, problem):
         """The integers that the contract's expressions may use."""
-        sms, cluster = gpu.room(problem.device) if problem.device.type == "cuda" else (CPU_SM_COUNT, CPU_MAX_CLUSTER)
+        machine = gpu.room(problem.device) if problem.device.type == "cuda" else {
+            "sm_count": CPU_SM_COUNT, "max_cluster": 1, "together": 1, "shared_bytes": cpu.MAX_SHARED_BYTES}
         return {"batch": problem.batch, "vocab": problem.vocab, "num_draft": problem.num_draft, "max_draft": problem.max_draft,
-                "itemsize": problem.target.element_size(), "sm_count": sms, "max_cluster": cluster, **self.tune}
+                "itemsize": problem.target.element_size(), **machine, **self.tune}
 
     def kernels(self, problem):
         """{kernel name: compiled kernel} for the problem's row type and device; compiled at first use."""
@@ -206,5 +207,5 @@ def _scratch_dtype(sampler, name):
     for launch in sampler.contract.launches:
         for ctype, parameter in launch.parameters:
             if parameter == name:
-                return SCRATCH_TYPES[ctype.removesuffix("*")]
+                return SCRATCH_TYPES[ctype.removeprefix("const ").removesuffix("*")]
     raise contract.ContractError(f"{sampler.filename}: scratch {name!r} is no kernel's parameter")

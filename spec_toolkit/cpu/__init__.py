@@ -8,6 +8,6 @@ accesses. It refuses inline PTX and cooperative groups. Linux, x86-64 or arm64, 
     kernel.launch((1, 1, 1), (256, 1, 1), {"x": x, "out": out, "n": 100})
 """
 from .compile import CpuCompileError, compile_kernel
-from .launch import CpuExecutionError, CpuKernel, fibre_order
+from .launch import MAX_SHARED_BYTES, CpuExecutionError, CpuKernel, fibre_order
 
-__all__ = ["CpuCompileError", "CpuExecutionError", "CpuKernel", "compile_kernel", "fibre_order"]
+__all__ = ["MAX_SHARED_BYTES", "CpuCompileError", "CpuExecutionError", "CpuKernel", "compile_kernel", "fibre_order"]

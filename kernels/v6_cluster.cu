@@ -1,5 +1,5 @@
 /*
-V7 - clusters: blocks that share a row share memory
+V6 - clusters: blocks that share a row share memory
 Changes   The blocks of a request are one cluster: they run together, and write their sums into each other's shared memory. One
           barrier of the cluster replaces words in global memory and the wait for them; each block then knows all sums, and the
           one in whose part the token lies finds it, in lines that it read itself. No scratch is left, and no last block.
@@ -16,7 +16,7 @@ cluster = "parts"
 draw    = "cdf"
 ulps    = 24
 bytes   = "(batch + rejected) * (vocab * itemsize + 2048)"
-tune    = { WARPS = 15, RESIDENT = 2, MOST = 16, RUSH = 6000000 }
+tune    = { WARPS = 15, RESIDENT = 1, MOST = 16, RUSH = 6000000 }
 [values]
 tiles   = "ceil_div(vocab * itemsize, 2048)"
 clusters = "1 + max_draft * min(1, RUSH // max(1, (2 * num_draft + batch) * vocab * itemsize)) * (min(max_cluster, 2) - 1)"
@@ -31,7 +31,7 @@ struct Shared {
     int met[2][SEGMENTS];      // NONFINITE, by block of the cluster
 };
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v7_cluster(
+extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v6_cluster(
         const ROW* __restrict__ target_probs, const ROW* __restrict__ draft_probs,
         const int* __restrict__ draft_tokens, const int* __restrict__ draft_start,
         const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,
@@ -87,8 +87,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v7_clust
             if (mass ? at >= 0 && at < owned : give_up && rank == 0) {  // the block that has the token; if there is none, the first
                 const double rest = limit - __shfl_sync(ALL, upto - own, segment);
                 const int length = min(each, count - at * each);
-                const int token = mass ? find_in_tiles(row, tile_sums + at * each, cut_sums(tile_sums + at * each, length, lane),
-                                                       first + at * each, rest, vocab, lane) : -1;
+                const Cut cut = cut_sums(tile_sums + at * each, length, lane);
+                const int owner = max(0, owner_of(cut, rest));
+                const int token = mass ? find_in_run(row, tile_sums + at * each, cut, owner, first + at * each, rest, vocab, lane) : -1;
                 write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, i, token, max_draft, lane, 32);
                 int seen = lane < parts ? shared.met[0][lane] | (attempt ? shared.met[1][lane] | ZERO_RESIDUAL : 0) : 0;
                 seen = or_over_warp(seen);

@@ -1,11 +1,12 @@
 /*
-V6 - hidden latency: nothing waits that need not
+V7 - hidden latency: nothing waits that need not
 Changes   The blocks of all requests together fill the GPU just once, so that the head of a block is paid once.
           The head: one warp decides; where all requests have the same number of drafts, their first row needs no
           draft_start; the place in the queue is fetched beside the tokens.
           The tail: a block takes its place in the queue when it starts, so the one that started last is known early, and
           only that one waits. A tile's sum travels with the number of the call in one 8-byte word: whoever reads the number
-          has the sum, so there is no fence and no counter at the end, and the other blocks leave when they have read.
+          has the sum, so there is no fence and no counter at the end, and the other blocks leave when they have read. The
+          last block gives each thread a run of words; the warp that finds the limit in its runs draws, and writes.
           (Nobody waits for a block that has not started: the one that started last waits for those before it.)
 Reads     The rejected row pair (or the bonus row) once, and one tile of it again.
 Slow      At small sizes, two reads that need each other before the row is known: token, then probability.
@@ -22,7 +23,7 @@ scratch = { tile_words = "batch * tiles", queue = "batch" }
 */
 #include "split.cuh"
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v6_hidden_latency(
+extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v7_hidden_latency(
         const ROW* __restrict__ target_probs, const ROW* __restrict__ draft_probs,
         const int* __restrict__ draft_tokens, const int* __restrict__ draft_start,
         const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,
@@ -50,10 +51,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v6_hidde
         for (int tile = place * WARPS + warp; tile < tiles; tile += parts * WARPS) publish_tile(words, row, tile, vocab, call, lane);
     if (place != parts - 1) return;
 
-    const int token = finish(request, row, words, sums, tiles, vocab, call, shared);
     if (threadIdx.x == 0) queue[b] = (unsigned long long)call << 32;  // empty again, and one call later
-    write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, token, max_draft, threadIdx.x, blockDim.x);
-    if (threadIdx.x == 0) {
+    const int token = finish(request, row, words, sums, tiles, vocab, call, shared);
+    if (token == NOT_MINE) return;
+    write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, token, max_draft, lane, 32);
+    if (lane == 0) {
         num_accepted[b] = accepted;
         status[b] = shared.bits;
     }
