@@ -41,7 +41,7 @@ class Explorer(ipywidgets.VBox):
             options=[(f"{v:,}", v) for v in sorted({*options, value})], value=value, description=name, continuous_update=False, layout={"width": "420px"})
         self.batch, self.vocab = slider("batch", BATCHES, batch), slider("vocabulary", VOCABS, vocab)
         self.acceptance = ipywidgets.FloatSlider(value=acceptance, min=0, max=1, step=0.05, description="acceptance", continuous_update=False, layout={"width": "420px"})
-        self.picture, self.sentence = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
+        self.picture, self.sentence = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"}), ipywidgets.HTML()
         for each in (self.batch, self.vocab, self.acceptance):
             each.observe(self.draw, "value")
         self.draw()

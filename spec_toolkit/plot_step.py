@@ -30,7 +30,7 @@ def outcome(axes, draft_len, accepted, note: str = "") -> None:
     axes.set_title(f"{sum(accepted) + len(accepted)} tokens for {len(accepted)} requests{note}", fontsize=9)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=8)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncols=3, fontsize=8)
 
 
 def race(axes, records, title: str = "", marked: str | None = None) -> None:
@@ -45,7 +45,7 @@ def race(axes, records, title: str = "", marked: str | None = None) -> None:
     limit = next((v for r in ordered if (v := value(r, "stream_read_us"))), None)
     if limit:
         axes.axvline(limit, color=RED, linestyle="--", linewidth=1.3, label=f"limit: plain read, {number(limit)} µs")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, fontsize=8)
     longest, shortest = max(map(value, ordered)), min([*map(value, ordered), *([limit] if limit else [])])
     axes.set(xscale="log", xlim=(shortest / 2, longest * 4), xlabel="GPU time, µs (log scale)", yticks=range(len(ordered)), yticklabels=[label(r) for r in ordered])
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
