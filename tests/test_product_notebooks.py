@@ -1,4 +1,4 @@
-"""The notebooks algorithm, own_kernel, step and report: each runs small under papermill, and says what its data say."""
+"""Every notebook runs small under papermill; algorithm, own_kernel, step and report say what their data say."""
 import json
 
 import pytest
@@ -10,12 +10,16 @@ from test_notebooks import execute, printed
 
 from spec_toolkit import paths, results, runs, sweep, sweeping
 
-SMALL = {"algorithm": {"draws": 20000}, "own_kernel": {"batch": 2, "draft_len": 2, "vocab": 1024}, "step": {}, "report": {}}
+ELSEWHERE = {"quick_demo", "ladder", "precision"}  # run under papermill by other tests
+SMALL = {"batch_scaling": {"check_batch": 2, "check_vocab": 65}, "vocab_scaling": {"check_vocabs": [1, 33]}, "profile": {"check_batch": 2, "check_vocab": 65},
+         "logits": {"batches": [1], "vocabs": [257], "check_vocab": 65, "composites": ["softmax+v6"]},
+         "acceptance": {"acceptances": [0.5, 0.9], "batch": 2, "vocab": 257, "count_batch": 20, "count_vocab": 100, "composites": ["softmax+v6"]},
+         "algorithm": {"draws": 20000}, "own_kernel": {"batch": 2, "draft_len": 2, "vocab": 1024}, "step": {}, "report": {}}
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """All four through one sweep, two at a time: name -> (record, folder)."""
+    """All of them through one sweep, two at a time: name -> (record, folder)."""
     folder = tmp_path_factory.mktemp("notebooks")
     file = folder / "all.yaml"
     file.write_text(json.dumps({"runs": [{"notebook": name, "parameters": parameters} for name, parameters in SMALL.items()]}))
@@ -27,6 +31,11 @@ def executed(tmp_path_factory):
 def text_of(executed, name):
     record, folder = executed[name]
     return printed(folder / runs.find_notebook(name).name), record
+
+
+def test_every_notebook_is_run_and_answers(executed):
+    assert set(SMALL) | ELSEWHERE == set(runs.list_notebooks()), "a notebook that no test runs: add it to SMALL"
+    assert all(record["answer"] and record["error"] is None for record, _ in executed.values())
 
 
 def test_the_algorithm_counts_and_proves(executed):

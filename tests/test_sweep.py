@@ -78,7 +78,7 @@ def test_a_sweep_killed_three_times_leaves_what_an_uninterrupted_one_does(tiny, 
     moments, before = random.Random(seed), {}
     for _ in range(3):
         running = command(tiny, "--out", killed, "--jobs", "2")
-        time.sleep(moments.uniform(1.5, 5.0))
+        time.sleep(moments.uniform(1.5, 4.0))
         running.send_signal(signal.SIGKILL)
         running.wait(10)
         written = records_as_written(killed) if killed.is_dir() else {}
@@ -136,6 +136,23 @@ def test_a_failing_task_is_recorded_and_stops_nobody(tmp_path, capsys):
     assert "02_failing.ipynb" in records["raises"]["files"] and str(tmp_path / "out") not in records["raises"]["error"]
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == [".lock"]
     assert "| failing | x='raises', " in sweep.table(records.values()) and "seventeen" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_without_its_record_a_task_has_not_happened(tiny, tmp_path, monkeypatch):
+    """The moment between the folder and the record, which no kill at random is sure to hit."""
+    task, out = sweep.read_sweep(tiny).tasks[0], tmp_path / "out"
+    ran = out / ".running-x"
+    for again in (False, True):  # a first run, and one over an older record
+        ran.mkdir(parents=True)
+        (ran / "figure.svg").write_text(f"again: {again}")
+        monkeypatch.setattr(sweep.results, "write_atomically", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sweep.commit(out, task, ran, {"status": "done", "error": None})
+        assert (out / task.slug / "figure.svg").read_text() == f"again: {again}" and not sweep.is_finished(task, sweep.load_tasks(out))
+        monkeypatch.undo()
+        ran.mkdir()
+        sweep.commit(out, task, ran, {"status": "done", "error": None})
+        assert sweep.is_finished(task, sweep.load_tasks(out)) and list((out / task.slug).iterdir()) == []
 
 
 def test_the_last_words_are_the_answer(tmp_path):
