@@ -97,7 +97,7 @@ def test_no_contract(source):
 
 @pytest.mark.parametrize("toml, words", [
     ("grid = ", "the contract is not TOML: "),
-    (PLAIN + "\nwarps = 3", "unknown key 'warps'; accepted: block, bytes, draw, grid, input, launch, scratch, shared, tune, ulps, values"),
+    (PLAIN + "\nwarps = 3", "unknown key 'warps'; accepted: block, bytes, cluster, draw, grid, input, launch, scratch, shared, tune, ulps, values"),
     (GRID + "tune = { BLOCK = 32 }", "draw = None, input = 'probs'; accepted: draw of ('cdf', 'race')"),
     (GRID + 'draw = "gumbel"', "draw = 'gumbel'"),
     (PLAIN + '\ninput = "tokens"', "input = 'tokens'; accepted: draw of ('cdf', 'race'), input of ('probs', 'logits')"),
@@ -116,7 +116,7 @@ def test_no_contract(source):
     ('draw = "cdf"\nlaunch = ["k"]', "launch: got ['k'], accepted: [[launch]] tables"),
     ('draw = "cdf"\n[[launch]]\ngrid = 1\nblock = 1', "launch of kernel ''; found in the file: k"),
     ('draw = "cdf"\n[[launch]]\nkernel = "kk"\ngrid = 1\nblock = 1', "launch of kernel 'kk'; found in the file: k"),
-    ('draw = "cdf"\n[[launch]]\nkernel = "k"\ngrid = 1\nblock = 1\nshred = 4', "unknown key of [[launch]] 'shred'; accepted: block, grid, kernel, shared"),
+    ('draw = "cdf"\n[[launch]]\nkernel = "k"\ngrid = 1\nblock = 1\nshred = 4', "unknown key of [[launch]] 'shred'; accepted: block, cluster, grid, kernel, shared"),
     ('draw = "cdf"\n[[launch]]\nkernel = "k"\ngrid = 1', "the launch of k lacks block"),
 ])
 def test_a_contract_that_cannot_be_used(toml, words):
