@@ -55,7 +55,7 @@ def test_awkward_rows(heat):
 def test_awkward_rows_by_their_normaliser():
     rows = torch.tensor([[0.0, 2, -INF], [0, NAN, 2], [0, INF, 2], [-INF] * 3, [800, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 5, 5]])
     heat, lse = torch.tensor([2.0] * 8 + [0.0]), torch.tensor([1.0, 1, 1, 1, 0, NAN, INF, -INF, NAN])
-    problem = from_torch(torch.zeros(9, 2, 3), torch.zeros(9, 1), rows[:, None], kind="logits", temperature=heat, draft_lse=lse[:, None])
+    problem = from_torch(torch.zeros(9, 2, 3), torch.zeros(9, 1, dtype=torch.int32), rows[:, None], kind="logits", temperature=heat, draft_lse=lse[:, None])
     side = Side(rows, heat, lse)
     side()
     torch.testing.assert_close(side.probs, problem.probs().draft_probs, equal_nan=True)
