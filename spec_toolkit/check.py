@@ -15,6 +15,7 @@ A sampler with a generator of its own (`own_generator`: the peers) is checked so
 import contextlib
 import html
 import math
+import weakref
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -117,9 +118,9 @@ def check(sampler, problem, strict=False, own=None):
     if isinstance(problem, str):
         from .examine import examine
         return examine(sampler, problem)
-    before = {name: fingerprint(tensor) for name, tensor in input_tensors(problem).items()}
+    before = fingerprints(problem)
     got, poison, failures = _run_poisoned(sampler, problem)
-    changed = [name for name, tensor in input_tensors(problem).items() if fingerprint(tensor) != before[name]]
+    changed = [name for name, mark in fingerprints(problem).items() if mark != before[name]]
     failures += [f"inputs changed: {name}" for name in changed]
     exact, explained, law = 0, [], None
     if getattr(sampler, "own_generator", False):
@@ -139,6 +140,11 @@ def check(sampler, problem, strict=False, own=None):
 def input_tensors(problem):
     """name -> tensor of every tensor that a problem holds."""
     return {name: value for name, value in vars(problem).items() if isinstance(value, torch.Tensor)}
+
+
+def fingerprints(problem):
+    """name -> `fingerprint` of every tensor that a problem holds."""
+    return {name: fingerprint(tensor) for name, tensor in input_tensors(problem).items()}
 
 
 def fingerprint(tensor, chunk=1 << 22):
@@ -200,7 +206,7 @@ def _wrong_shape(problem, call, outputs):
 
 def compare(sampler, problem, got):
     """(requests equal to the reference, explained, failures) of outputs as CPU arrays."""
-    expected = [tensor.numpy() for tensor in reference(problem, sampler.draw)]
+    expected = expected_outputs(problem, sampler.draw)
     same = (got[0] == expected[0]).all(1) & (got[1] == expected[1])
     if sampler.reports_status:
         same &= got[2] == expected[2]
@@ -210,6 +216,18 @@ def compare(sampler, problem, got):
         explained += notes
         failures += wrong
     return int(same.sum()), explained, failures
+
+
+_expected = {}  # draw -> (weak reference to a problem, its fingerprints, the reference's outputs): the last one of each
+
+
+def expected_outputs(problem, draw):
+    """The reference's outputs as CPU arrays. Kept while the problem lives and holds the same numbers: the reference is slow
+    next to the samplers, of which many are checked on one problem. Do not write into them."""
+    marks, kept = fingerprints(problem), _expected.get(draw)
+    if kept is None or kept[0]() is not problem or kept[1] != marks:
+        kept = _expected[draw] = weakref.ref(problem), marks, [tensor.numpy() for tensor in reference(problem, draw)]
+    return kept[2]
 
 
 def _explain(sampler, problem, b, got, expected):
