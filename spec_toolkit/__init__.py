@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Problem": "problem", "Outputs": "problem", "from_torch": "problem", "make_problem": "synthetic",
     "reference": "reference", "output_law": "reference",
-    "load_sampler": "sampler", "list_samplers": "sampler",
+    "load_sampler": "sampler", "list_samplers": "sampler", "live_sampler": "live", "save_kernel": "live",
     "check": "check", "CheckResult": "check", "examine": "examine", "benchmark": "bench", "Timing": "bench", "limits": "bench",
     "record": "results", "load_records": "results",
 }

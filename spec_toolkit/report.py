@@ -79,17 +79,25 @@ def side_by_side(section: Section) -> str:
     """A Markdown table: each problem and sampler, its GPU time and share of the limit on each GPU; "" for fewer than two GPUs."""
     if len(section.shown) < 2:
         return ""
-    names = reading.kernels_first([r for shown in section.shown for r in shown.records])
-    place = lambda r: (r["problem"]["batch"], reading.lengths(r), r["problem"]["vocab"], r["problem"]["dtype"],
-                       r["problem"].get("acceptance_requested") or 0, r.get("flush") or "", names.index(r["sampler"]))
+    everyone = [r for shown in section.shown for r in shown.records]
+    names, said = reading.kernels_first(everyone), _telling(everyone)
+    place = lambda r: (r["problem"]["batch"], reading.lengths(r), r["problem"]["vocab"], results.problem_slug(r["problem"], r.get("flush")), names.index(r["sampler"]))
     at = [{place(r): r for r in shown.records} for shown in section.shown]
     rows = []
     for key in sorted({key for held in at for key in held}):
         here = [held.get(key) for held in at]
         one = next(r for r in here if r)
-        rows.append([reading.sizes(one), reading.label(one), *(text for r in here for text in _times(r))])
+        rows.append([reading.sizes(one) + said(one), reading.label(one), *(text for r in here for text in _times(r))])
     head = ["problem", "sampler", *(text for shown in section.shown for text in (f"{shown.gpu}, GPU µs", "of the limit"))]
     return markdown(head, rows, texts=2)
+
+
+def _telling(records):
+    """A function of a record: what its sizes do not say and other records have otherwise, as ", float16, flush write"."""
+    of = {"": lambda r: r["problem"]["dtype"], "padding ": lambda r: r["problem"]["spec"].get("row_padding", 0), "flush ": lambda r: r.get("flush"),
+          "acceptance ": lambda r: r["problem"].get("acceptance_requested")}
+    varying = {word: get for word, get in of.items() if len({get(r) for r in records}) > 1}
+    return lambda r: "".join(f", {word}{get(r)}" for word, get in varying.items())
 
 
 def _times(record) -> tuple[str, str]:

@@ -109,6 +109,20 @@ def _terminable():
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _undisturbed():
+    """A second Ctrl-C, or a SIGTERM, is passed over while what is inside is done: it cleans up after the first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _clean(out: Path) -> None:
     """Take away what a killed sweep left: running folders, unfinished files, folders that have no record."""
     for path in out.glob(f"{RUNNING}*"):
@@ -172,9 +186,10 @@ def _run(tasks, out: Path, jobs: int, timeout, result: SweepResult, say: Say) ->
                 say.ended(task, result.records[task.slug])
             say.tick()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in everyone:
-            worker.close()
+        with _undisturbed():
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in everyone:
+                worker.close()
 
 
 class Say:

@@ -136,3 +136,9 @@ def test_a_problem_and_a_time_show_themselves():
     assert "<td style='text-align:left'>GPU</td><td style='text-align:right'>20.0</td>" in shown and "2.0 MB touched" in shown
     timing.gpu_us, timing.gpu_us_missing = None, "it synchronises <with> the host"
     assert "it synchronises &lt;with&gt; the host" in timing_html(timing) and math.isclose(timing.median("call_us"), 50)
+
+
+def test_public_names_are_completed_and_explained():
+    import spec_toolkit
+    assert {"live_sampler", "save_kernel", "check"} <= set(dir(spec_toolkit))
+    assert not [name for name in spec_toolkit.__all__ if not (getattr(spec_toolkit, name).__doc__ or "").strip()]

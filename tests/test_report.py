@@ -133,3 +133,10 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "mistune", None)
     assert cli.main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "mistune is missing; it comes with: pip install 'spec-toolkit[notebooks]'" in capsys.readouterr().err
+
+
+def test_side_by_side_tells_problems_of_one_size_apart(tmp_path):
+    write(tmp_path, names=("misaligned",))
+    (section,) = report.gather(tmp_path)
+    rows = [line for line in report.side_by_side(section).splitlines() if "| v1 |" in line and "B=1," in line and "V=32,001" in line]
+    assert sorted(line.split(" | ")[0].split("V=32,001")[1] for line in rows) == [", padding 0", ", padding 1"]
