@@ -36,8 +36,8 @@ def run(names=(), source=None, peers=(), level="quick", device=None, seed=0, dra
             continue
         reports.append(examine(sampler, level, device, seed, draws, rebatchings, kind))
         print(reports[-1], flush=True)
-    if json:
-        results.write_atomically(Path(json), results.to_text(record(reports, device)))
+        if json:  # after each: a long run that is cut off leaves what it has found
+            results.write_atomically(Path(json), results.to_text(record(reports, device)))
     return 0 if reports and all(reports) and not faults else 1
 
 

@@ -175,6 +175,18 @@ def _far(problem):
     return problem
 
 
+def _lse(problem):
+    """Draft log-normalisers that are a little off, and one that is not finite: the drafter's number is trusted."""
+    if problem.draft_logits is None:
+        return problem
+    lengths = torch.tensor(problem.draft_len, device=problem.device)
+    heat = problem.temperature.repeat_interleave(lengths)[:, None]
+    lse = torch.logsumexp(problem.draft_logits.double() / torch.where(heat > 0, heat, 1.0).double(), -1)
+    lse += torch.where(torch.arange(len(lse), device=lse.device) % 2 == 0, 0.2, -0.2)
+    lse[-1:] = torch.nan
+    return replace(problem, draft_lse=lse.float())
+
+
 def _apart(problem):
     """Draft rows further apart than target rows, with garbage between: a kernel may not use one stride for both."""
     count, vocab = problem.draft.shape
@@ -187,6 +199,6 @@ EDITS = {"target = draft": _same_rows, "disjoint supports": _disjoint, "rows sum
          "NaN and inf": _nonfinite, "zero residual": _zero_residual,
          "empty rows": _empty_rows, "one-hot rows": _one_hot_rows, "subnormal entries": _subnormal,
          "misaligned rows": _misaligned(lambda vocab: vocab), "misaligned rows, even stride": _misaligned(lambda vocab: -(-vocab // 16) * 16),
-         "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, **ends.EDITS}
-LOGITS_ONLY = ("greedy ties", "logits far from zero")
+         "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, "draft_lse off": _lse, **ends.EDITS}
+LOGITS_ONLY = ("greedy ties", "logits far from zero", "draft_lse off")
 EDIT_ACCEPTANCE = {"zero residual": 1.0, "misaligned rows": 0.5, "misaligned rows, even stride": 0.5, "draft rows further apart": 0.3}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from . import contract, results, suite
+from . import contract, machine_code, results, suite
 from .examine import REBATCHINGS, examine_laws, is_poison
 from .paths import kernels_dir
 from .probes import is_move, probe
@@ -37,7 +37,8 @@ class Mutant:
     name: str
     what: str
     patches: tuple
-    draw: str | None = None  # only rungs of this draw run what is patched
+    draw: str | None = None   # only rungs of this draw run what is patched
+    input: str | None = None  # likewise: rungs from "probs" or from "logits"
 
     def apply(self, text: str) -> str | None:
         """The mutated text, or None where no anchor is found."""
@@ -70,8 +71,13 @@ def rung_text(name: str) -> str:
 
 def applies_to(mutant: Mutant) -> list[str]:
     """The rungs that hold its anchor, in code that they run."""
-    return [name for name in list_kernels() if mutant.apply(text := rung_text(name)) is not None
-            and mutant.draw in (None, contract.parse(text, name, {}).draw)]
+    found = []
+    for name in list_kernels():
+        text = rung_text(name)
+        if mutant.apply(text) is not None:
+            said = contract.parse(text, name, {})
+            found += [name] * (mutant.draw in (None, said.draw) and mutant.input in (None, said.input))
+    return found
 
 
 def load_mutant(mutant: Mutant, rung: str):
@@ -84,8 +90,8 @@ def load_mutant(mutant: Mutant, rung: str):
     return sampler
 
 
-def _m(name, what, *patches, draw=None):
-    return Mutant(name, what, patches if isinstance(patches[0], tuple) else (patches,), draw)
+def _m(name, what, *patches, draw=None, input=None):
+    return Mutant(name, what, patches if isinstance(patches[0], tuple) else (patches,), draw, input)
 
 
 _ACCEPTS = r"\(double\)u \* draft < target"
@@ -102,7 +108,8 @@ MUTANTS = (
     _m("accept by half", "accepts where target > draft / 2, without a random number", _ACCEPTS, "draft < 2.0f * target"),
     _m("accepts an infinity", "no test that the target probability is finite", r"x > 0\.0f && x < CUDART_INF_F", "x > 0.0f"),
     _m("one-hot draft taken for zero", "the residual keeps the rejected id where drafts have no rows", r"id == row\.drafted \? 1\.0f : 0\.0f|first \+ k == row\.drafted \? 1\.0f : 0\.0f", "0.0f"),
-    _m("one-hot draft tested as 0.5", "a draft without a row is accepted with twice its probability", r"return accepts\(u, p, q\);", "return accepts(u, p, row.draft ? q : 0.5f * q);"),
+    _m("one-hot draft tested as 0.5", "a draft without a row is accepted with twice its probability", (r"return accepts\(u, p, q\);", "return accepts(u, p, row.draft ? q : 0.5f * q);"),
+       (r"q = rows\.draft \? __shfl_sync\(ALL, chance, 16\) : 1\.0f;", "q = rows.draft ? __shfl_sync(ALL, chance, 16) : 0.5f;")),
     # ---- random numbers
     _m("24-bit half-bin uniform", "(k + 0.5) * 2^-24 in float32, which rounds to 1", _HALF_BIN, "((word >> 8) + 0.5f) * 0x1p-24f"),
     _m("uniform includes 0", "k * 2^-23", _HALF_BIN, "(word >> 9) * 0x1p-23f"),
@@ -128,37 +135,56 @@ MUTANTS = (
        (r'tiles( *)= "ceil_div\(vocab \* itemsize, 2048\)"', r'tiles\1= "max(1, vocab * itemsize // 2048)"')),
     _m("last id ignored", "a loop over the vocabulary that ends one early", (r"first \+ k < vocab \?", "first + k < vocab - 1 ?"), (r"id < vocab && out\.total <= limit", "id < vocab - 1 && out.total <= limit"),
        (r"if \(id >= vocab\) break;", "if (id >= vocab - 1) break;")),
-    _m("reads past the row", "no end of the vocabulary", (r"first \+ k < vocab \? row\[first \+ k\] : ROW\(0\.0f\)", "row[first + k]"), (r"id < vocab && out\.total <= limit", "id <= vocab && out.total <= limit")),
+    _m("reads past the row", "no end of the vocabulary", (r"first \+ k < vocab \? row\[first \+ k\] : ROW\(OUTSIDE\)", "row[first + k]"), (r"id < vocab && out\.total <= limit", "id <= vocab && out.total <= limit")),
     _m("alignment assumed", "16-byte loads wherever a row begins", r"return \(reinterpret_cast<unsigned long long>\(p\) & 15\) == 0;", "return true;"),
-    _m("target stride for the draft", "one stride for both kinds of rows", r"\* draft_stride", "* target_stride"),
+    _m("target stride for the draft", "one stride for both kinds of rows", r"\* (rows\.)?draft_stride", r"* \1target_stride"),
     _m("offset of 16 bits", "the offset of a row in too narrow an integer (int32 past 2^31 elements, scaled down to what a CPU holds)",
-       r"target_probs \+ \(long long\)\((\w+(?:\.\w+)?) \+ (\w+)\) \* target_stride", r"target_probs + (short)((\1 + \2) * target_stride)"),
+       r"target_(probs|logits) \+ \(long long\)\((\w+(?:\.\w+)?) \+ (\w+)\) \* target_stride", r"target_\1 + (short)((\2 + \3) * target_stride)"),
     _m("sums in the type of the row", "half precision accumulates in half precision", (r"for \(int distance = 16; distance; distance /= 2\) x \+= __shfl_xor_sync\(ALL, x, distance\);",
        "for (int distance = 16; distance; distance /= 2) x = to_float(ROW(x + __shfl_xor_sync(ALL, x, distance)));"), (r"out\.total \+= weight;", "out.total = to_float(ROW((float)out.total + weight));"), draw="cdf"),
     _m("no last id with weight", "where rounding finds no crossing, the first part", r"mass \? 31 - __clz\(mass\) : 0;", "0;", draw="cdf"),
-    _m("bonus row from the residual", "after a clean sweep the draft row before is subtracted", r"const bool recovered = accepted < request\.length;", "const bool recovered = accepted < request.length || (draft && accepted);"),
+    _m("bonus row from the residual", "after a clean sweep the draft row before is subtracted",
+       (r"Row row = \{rows\.target \+ accepted \* rows\.target_stride, nullptr, -1\};",
+        "Row row = {rows.target + accepted * rows.target_stride, rows.draft && accepted ? rows.draft + (accepted - 1) * rows.draft_stride : nullptr, -1};"),
+       (r"recovered && rows\.draft \? rows\.draft \+ accepted \* draft_stride : nullptr",
+        "rows.draft && accepted + recovered ? rows.draft + (accepted - !recovered) * draft_stride : nullptr")),
     _m("all requests as long as the longest", "draft_start is not read", (r"start = draft_start\[(\w+)\], length = draft_start\[\1 \+ 1\] - start", r"start = \1 * max_draft, length = max_draft"),
        (r"start = draft_start\[(\w+)\];", r"start = \1 * max_draft;"), (r"if \(num_draft != \(long long\)batch \* max_draft\) ", "if (false) ")),
     # ---- the decision of a request
     _m("counts every draft that passes", "accepted = how many pass, not how many before the first rejection", r"if \(rejections\) return first \+ stop;", "if (rejections) return first + __popc(~rejections & (request.length - first < 32 ? (1u << (request.length - first)) - 1 : ~0u));"),
     _m("stops at the last rejection", "the highest lane of the ballot", r"rejections \? __ffs\(rejections\) - 1 : 31", "rejections ? 31 - __clz(rejections) : 31"),
     _m("tests 32 drafts only", "the first warp-full of a request", r"if \(rejections\) return first \+ stop;", "if (rejections) return first + stop; break;"),
-    _m("wild id dereferenced", "no test of the upper end of an id", r"if \(row\.drafted < 0 \|\| row\.drafted >= vocab\)", "if (row.drafted < 0)"),
-    _m("id -1 dereferenced", "no test of the lower end of an id", r"if \(row\.drafted < 0 \|\| row\.drafted >= vocab\)", "if (row.drafted >= vocab)"),
-    _m("no fallback", "without mass in the residual, the residual is weighed again: token -1", r"return \{row\.target, nullptr, -1\};", "return row;"),
-    _m("zero residual gives token 0", "the same, and what finds nothing gives the first id", (r"return \{row\.target, nullptr, -1\};", "return row;"),
+    _m("wild id dereferenced", "no test of the upper end of an id", (r"if \(row\.drafted < 0 \|\| row\.drafted >= vocab\)", "if (row.drafted < 0)"),
+       (r"inside = token >= 0 && token < vocab;", "inside = token >= 0;")),
+    _m("id -1 dereferenced", "no test of the lower end of an id", (r"if \(row\.drafted < 0 \|\| row\.drafted >= vocab\)", "if (row.drafted >= vocab)"),
+       (r"inside = token >= 0 && token < vocab;", "inside = token < vocab;")),
+    _m("no fallback", "without mass in the residual, the residual is weighed again: token -1", r"return \{row\.target, nullptr, -1, row\.target_scale\};", "return row;"),
+    _m("zero residual gives token 0", "the same, and what finds nothing gives the first id", (r"return \{row\.target, nullptr, -1, row\.target_scale\};", "return row;"),
        (r"i == accepted \? drawn : -1", "i == accepted ? max(drawn, 0) : -1"), (r"out\[accepted\] = drawn\.token;", "out[accepted] = max(drawn.token, 0);")),
     _m("status of tests that did not happen", "bits of drafts behind the first rejection", r"if \(lane <= stop\) status \|= met;", "status |= met;"),
-    _m("NaN not reported", "the status bit is never set", r"(\w+\.)?status \|= NONFINITE;", ";"),
+    _m("NaN not reported", "the status bit is never set", (r"(\w+\.)?status \|= NONFINITE;", ";"),
+       (r"isfinite\(p\) && isfinite\(q\) \? 0 : NONFINITE", "0")),
+    # ---- logits
+    _m("temperature ignored", "the softmax of the logits as they are", r"return temperature > 0\.0f \? LOG2_E / temperature : 1\.0f;", "return LOG2_E;", input="logits"),
+    _m("temperature the wrong way round", "logits times the temperature", r"\? LOG2_E / temperature :", "? LOG2_E * temperature :", input="logits"),
+    _m("no maximum subtracted", "the sum of the powers themselves", (r"base = top == -CUDART_INF_F \? 0\.0f : top;", "base = 0.0f;"),
+       (r"return \{top, sum_warp\(sum\), first\};", "return {greedy ? top : 0.0f, sum_warp(sum), first};"), input="logits"),
+    _m("sums joined as they are", "a tile's sum is not rebased to the row's maximum", r"sum \* power\(\(from - to\) \* factor\)", "sum", input="logits"),
+    _m("greedy drawn at random", "temperature 0 is no case of its own", (r"const bool greedy = !\(temperature > 0\.0f\);", "const bool greedy = false;"),
+       (r"greedy = !\(heat > 0\.0f\)", "greedy = false"), input="logits"),
+    _m("greedy ties to the highest id", "the last maximum of a lane", r"for \(int k = VEC - 1; k >= 0; --k\)", "for (int k = 0; k < VEC; ++k)", input="logits"),
+    _m("draft_lse ignored", "the draft row is normalised anew", (r"is_draft && draft_lse && heat > 0\.0f", "false"),
+       (r"lse = draft_lse \? draft_lse \+ request\.start : nullptr;", "lse = nullptr;"), input="logits"),
     # ---- memory
     _m("tail not written", "the row of outputs ends with the drawn token", (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= accepted;"), (r"for \(int i = accepted \+ 1; i <= max_draft; \+\+i\) out\[i\] = -1;", "")),
     _m("tail one too long", "writes into the next request's row", (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= max_draft + 1;"), (r"i <= max_draft; \+\+i\) out\[i\] = -1;", "i <= max_draft + 1; ++i) out[i] = -1;")),
     _m("writes nothing", "returns before the outputs", (r"\n( *)write_tokens\(", r"\n\1return;\n\1write_tokens("), (r"\n    out\[accepted\] = drawn\.token;", "\n    return;\n    out[accepted] = drawn.token;")),
-    _m("status not written", "left to the caller to clear", r"\n\s*status\[\w+\] = [^;]*;", "\n    if (false) return;"),
-    _m("scratch in an input", "the drafts are overwritten", r"\n( *)num_accepted\[(\w+)\] = (\w+);", r"\n\1num_accepted[\2] = \3; if (max_draft) ((int*)draft_tokens)[0] = 7;"),
+    _m("status not written", "left to the caller to clear", (r"\n\s*status\[\w+\] = [^;]*;", "\n    if (false) return;"), (r", status\[b\] = [^;]*;", ";")),
+    _m("scratch in an input", "the drafts are overwritten", (r"if \(lane == 0\) num_accepted\[b\] = accepted, ", "if (lane == 0) ((int*)rows.tokens)[0] = 7, num_accepted[b] = accepted, "),
+       (r"\n( *)num_accepted\[(\w+)\] = (\w+);", r"\n\1num_accepted[\2] = \3; if (max_draft) ((int*)draft_tokens)[0] = 7;")),
     _m("counter not reset", "the second call finds what the first one left", (r"arrived\[b\] = 0, met\[b\] = 0;", "met[b] = 0;"), (r"queue\[b\] = \(unsigned long long\)call << 32;", "queue[b] = ((unsigned long long)call << 32) + 1;")),
     _m("missing barrier", "the other warps do not wait for the decision", (r"(shared_accepted = accepted, shared_bits = bits[^;]*;\n    \})\n    __syncthreads\(\);", r"\1"), (r"if \(rows == 1\) __syncthreads\(\);", ""),
-       (r"(draft_stride, vocab, lane, shared\);\n    \})\n    __syncthreads\(\);", r"\1")),
+       (r"(decide\(request, rows, vocab, lane, shared\);\n    \})\n    __syncthreads\(\);", r"\1"), (r"(tile_stats\[side \* owned \+ t\] = own;\n        \})\n        __syncthreads\(\);", r"\1")),
     _m("missing barrier of the cluster", "blocks read the sums before all have come", r"\n( *)cluster_barrier\(\);", ""),
     _m("barrier in a branch", "only some threads reach it", r"\n    __syncthreads\(\);\n    const int accepted = shared_accepted;", "\n    if (lane < 16) __syncthreads();\n    const int accepted = shared_accepted;"),
 )
@@ -166,14 +192,27 @@ MUTANTS = (
 
 # ---- the table ---------------------------------------------------------------------------------------------------------
 
-def findings(mutant: Mutant, rung: str, level="quick", device="cpu", seed=0, first=False) -> dict[str, str]:
+def is_idle(mutant: Mutant, rung: str) -> bool:
+    """Is the patched code in no path that the rung runs? Then both compile to the same machine code for the CPU."""
+    pair = [load_sampler(source=text) for text in (rung_text(rung), mutant.apply(rung_text(rung)))]
+    for dtype in (torch.float32, torch.bfloat16):  # some change nothing for one of them
+        problem = make_problem(1, 1, 3, logits=pair[0].input == "logits", dtype=dtype)
+        if len({machine_code.mark(sampler.kernels(problem)) for sampler in pair}) > 1:
+            return False
+    return pair[0].contract == pair[1].contract
+
+
+def findings(mutant: Mutant, rung: str, level="quick", device="cpu", seed=0, first=False) -> dict[str, str] | None:
     """{part of the report: the first thing in it that refuses the mutant}; {} if nothing does. first: stop at the first part.
+    None where the rung does not run what is patched.
 
     Raises if the mutant does not compile: that would be no catch. A kernel that faults in a law counts under poison.
     """
     sampler = load_mutant(mutant, rung)
     kind, found = sampler.input, {}
     sampler.kernels(make_problem(1, 1, 3, logits=kind == "logits", device=device))
+    if is_idle(mutant, rung):
+        return None
     for part, words in _searched(sampler, level, device, seed, kind, found):
         found.setdefault(part, words)
         if first:
@@ -221,13 +260,14 @@ def judged(pairs, level="quick", device="cpu", seed=0, say=print, jobs=1, first=
     found = []
     with ThreadPoolExecutor(jobs) as pool:
         for (mutant, rung), caught in zip(pairs, pool.map(lambda pair: _apart(*pair, level, device, seed, first), pairs)):
-            found.append({"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "caught_by": sorted(caught, key=PARTS.index),
-                          "findings": {part: words[:300] for part, words in caught.items()}})
-            say(f"{'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(found[-1]['caught_by'])}")
+            entry = {"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "idle": caught is None,
+                     "caught_by": sorted(caught or {}, key=PARTS.index), "findings": {part: words[:300] for part, words in (caught or {}).items()}}
+            found.append(entry)
+            say(f"{'idle   ' if entry['idle'] else 'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(entry['caught_by'])}")
     return found
 
 
-def _apart(mutant, rung, *words) -> dict[str, str]:
+def _apart(mutant, rung, *words) -> dict[str, str] | None:
     """`findings` in a process of its own. Raises what it raised."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -257,9 +297,15 @@ def _report(send, *task) -> None:
         send.send(RuntimeError(f"{task[0].name} ({task[1]}): {type(error).__name__}: {error}"))
 
 
+def running(found) -> list[dict]:
+    """The entries of mutants that their rung runs."""
+    return [entry for entry in found if not entry["idle"]]
+
+
 def table(found) -> str:
     """A Markdown table: mutants x parts; in a cell the rungs on which that part refused it."""
     lines = [f"| mutant | {' | '.join(PARTS)} | missed |", f"|---|{'---|' * (len(PARTS) + 1)}"]
+    found = running(found)
     for name in dict.fromkeys(entry["mutant"] for entry in found):
         mine = [entry for entry in found if entry["mutant"] == name]
         cells = [" ".join(e["rung"] for e in mine if part in e["caught_by"]) for part in PARTS]
@@ -282,14 +328,16 @@ def main(argv=None) -> int:
     before = json.loads(record.read_text()) if args.resume and record and record.is_file() else {}
     held = before["found"] if before.get("level") == args.level else []
     found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs, held=held)
-    missed = [entry for entry in found if not entry["caught_by"]]
-    print(f"{len({e['mutant'] for e in found})} mutants on {len({e['rung'] for e in found})} rungs: {len(found) - len(missed)} of {len(found)} refused")
+    run = running(found)
+    missed = [entry for entry in run if not entry["caught_by"]]
+    print(f"{len({e['mutant'] for e in run})} mutants on {len({e['rung'] for e in run})} rungs: {len(run) - len(missed)} of {len(run)} refused "
+          f"({len(found) - len(run)} times the rung does not run what is patched)")
     if record:
         record.parent.mkdir(parents=True, exist_ok=True)
-        results.write_atomically(record, results.to_text({"format": "spec_toolkit mutants 1", "level": args.level, "refused": len(found) - len(missed),
-                                                          "of": len(found), "environment": results.environment(args.device), "found": found}))
+        results.write_atomically(record, results.to_text({"format": "spec_toolkit mutants 1", "level": args.level, "refused": len(run) - len(missed),
+                                                          "of": len(run), "environment": results.environment(args.device), "found": found}))
         results.write_atomically(record.with_suffix(".md"), table(found))
-    return 1 if missed or not found else 0
+    return 1 if missed or not run else 0
 
 
 if __name__ == "__main__":

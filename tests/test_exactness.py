@@ -1,0 +1,66 @@
+"""docs/exactness.md names what there is: its cases, laws, mutants and tests exist, and its tables are what the records say."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from spec_toolkit import exactness, suite
+from spec_toolkit.examine import laws
+from spec_toolkit.mutants import MUTANTS
+from spec_toolkit.readme import names
+
+PAGE = exactness.PAGE.read_text()
+NAMED = re.findall(r"\b(case|law|mutant|test) `([^`]+)`", PAGE)
+THERE = {"case": {case.name for kind in ("probs", "logits") for case in suite.listed("thorough", kind)}, "law": {*laws("thorough")},
+         "mutant": {mutant.name for mutant in MUTANTS}}
+
+
+@pytest.mark.parametrize("what, name", NAMED, ids=[" ".join(pair) for pair in NAMED])
+def test_what_the_page_names_is_there(what, name):
+    if what == "test":
+        file, function = name.split("::")
+        assert f"\ndef {function}(" in (Path(__file__).parent / file).read_text()
+    else:
+        assert name in THERE[what]
+
+
+def test_every_pitfall_has_a_row():
+    rows = dict(re.findall(r"^\| (\d+) \| .*? \| (.*) \|$", PAGE, re.MULTILINE))
+    assert [*rows] == [str(number) for number in range(1, 18)]
+    assert all(re.search(r"(case|law|mutant|test) `", text) or text.startswith("does not apply: ") for text in rows.values())
+
+
+def test_the_page_is_what_the_records_say():
+    assert exactness.main(["--check"]) == 0, "python -m spec_toolkit.exactness"
+    assert names(PAGE) == [*exactness.BLOCKS]
+
+
+def test_blocks_without_records_say_so(tmp_path):
+    assert all(("recorded" in make(tmp_path)) for make in exactness.BLOCKS.values())
+
+
+def test_blocks_of_made_up_records(tmp_path):
+    environment = {"gpu": "Paper", "git": "0"}
+    entry = {"mutant": "m", "what": "w", "rung": "v1", "source": "s", "findings": {}}
+    law = {"draws": 2000, "finest_tv": 0.0123}
+    parts = {name: {"passed": name != "edges", "failures": [{"where": "empty rows", "what": "x"}] if name == "edges" else []} for name in ("tokens", "law", "edges", "poison")}
+    files = {
+        "m": {"format": "spec_toolkit mutants 1", "level": "quick", "refused": 1, "of": 2, "environment": environment,
+              "found": [{**entry, "idle": False, "caught_by": ["law"]}, {**entry, "rung": "v2", "idle": False, "caught_by": []},
+                        {**entry, "rung": "v3", "idle": True, "caught_by": []}]},
+        "a": {"format": "spec_toolkit alarms 1", "sampler": "v1", "level": "quick", "runs": 200, "failed": {"7": "text"}, "expected": 0.2, "cases": 14800,
+              "explained": 3, "distance": 0.02, "p_values": [0.5] * 400, "environment": environment},
+        "p": {"format": "spec_toolkit alarms 1", "sampler": "x", "environment": environment,
+              "found": [{"law": "l", "test": "joint", "draws": 6000, "tv": 0.05, "power": 0.99, "runs": 100, "caught": 98}]},
+        "c": {"format": "spec_toolkit check 1", "environment": environment,
+              "reports": [{"sampler": "v5", "level": "thorough", "parts": parts, "laws": [law], "cases": ["a", "b"]}]},
+        "other": {"format": "something else"}}
+    for name, value in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    text = exactness.written("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in exactness.BLOCKS), tmp_path)
+    assert "1 of 2 refused: 1 mutants on 2 rungs, level quick, on Paper" in text and "| m |  | v1 |  |  | v2 |" in text and "v3" not in text
+    assert "| v1 | quick | 200 | 1 | 0.2 | 14,800 | 3 | 0.0200 | 0.0814 |" in text
+    assert "| l | joint | 6,000 | 0.0500 | 98 of 100 |" in text
+    assert "| v5 | thorough | Paper | PASS | PASS | FAIL | PASS | edges: empty rows | 2 | 2,000 | 0.0123 |" in text
+    assert exactness.written(text, tmp_path) == text
