@@ -17,7 +17,7 @@ from .reference import output_law
 
 SHOWN = 5
 ENDED = -1  # the cell of a position where the sequence has ended
-CHUNKS = {"cpu": 1 << 22, "cuda": 1 << 27}  # target row elements of one launch
+CHUNKS = {"cpu": 1 << 22, "cuda": 1 << 26}  # target row elements of one launch
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spec_toolkit import load_sampler, make_problem, mutants
-from spec_toolkit.mutants import MUTANTS, PARTS, Mutant, applies_to, findings, flatten, judged, kill, load_mutant, rung_text, table
+from spec_toolkit.mutants import MUTANTS, PARTS, Mutant, applies_to, findings, flatten, is_idle, judged, kill, load_mutant, rung_text, table
 from spec_toolkit.sampler import list_kernels
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -52,14 +52,35 @@ def test_every_mutant_is_refused_on_a_rung():
     pairs = [(mutant, next(name for name in (*EASY, *RUNGS[mutant.name]) if name in RUNGS[mutant.name])) for mutant in MUTANTS]
     found = judged(pairs, say=lambda text: None, jobs=2, first=True)
     assert [entry["mutant"] for entry in found] == [mutant.name for mutant in MUTANTS]
-    assert not [f"{entry['mutant']} ({entry['rung']})" for entry in found if not entry["caught_by"]]
+    assert not [f"{entry['mutant']} ({entry['rung']})" for entry in found if entry["idle"] or not entry["caught_by"]]
 
 
 def test_no_rung_is_refused_by_the_same_search(monkeypatch):
-    """What refuses the mutants lets the rung itself pass: a patch that changes nothing but a comment."""
-    same = Mutant("nothing", "a comment", ((r"// Bits of status\.", "// Bits of the status."),))
+    """What refuses the mutants lets the rung itself pass, with a patch that changes what runs but not what it does."""
+    same = Mutant("nothing", "tests the other way round", ((r"return x > 0\.0f && x < CUDART_INF_F;", "return !(x <= 0.0f) && x == x && x != CUDART_INF_F;"),))
     for rung in ("v1", "v2"):
-        assert findings(same, rung) == {}
+        assert not findings(same, rung)
+
+
+def test_code_that_a_rung_does_not_run_is_idle():
+    unused = Mutant("unused", "a stream nobody draws from", ((r"STREAM_SYNTHETIC \}", "STREAM_SYNTHETIC = 77 }"),))
+    half = Mutant("half", "matters to half precision only", ((r"out\.total \+= weight;", "out.total = to_float(ROW((float)out.total + weight));"),))
+    assert is_idle(unused, "v1") and findings(unused, "v1") is None
+    assert not is_idle(half, "v1") and not is_idle(BY_NAME["no residual"], "v2")
+    launch = Mutant("launch", "another block", ((r"tune  = \{ BLOCK = 32 \}", "tune  = { BLOCK = 64 }"),))
+    assert not is_idle(launch, "v1"), "the contract is part of what runs"
+    (found,) = judged([(unused, "v1")], say=lambda text: None)
+    assert found["idle"] and found["caught_by"] == [] and mutants.running([found]) == []
+
+
+def test_what_is_held_is_not_run_again(monkeypatch):
+    runs = []
+    monkeypatch.setattr(mutants, "judged", lambda pairs, *words, **more: runs.append(len(pairs)) or [
+        {"mutant": mutant.name, "rung": rung, "source": mutants.mark(mutant, rung)} for mutant, rung in pairs])
+    first = kill(MUTANTS[:3], ["v1", "v2"])
+    assert kill(MUTANTS[:4], ["v1", "v2"], held=first)[:6] == first and runs == [6, 2]
+    kill(MUTANTS[:3], ["v1", "v2"], held=[{**entry, "source": "another"} for entry in first])
+    assert runs[-1] == 6
 
 
 def test_where_a_mutant_does_not_apply():
@@ -88,15 +109,15 @@ def test_one_that_kills_its_process_or_never_ends_is_caught(monkeypatch):
 
 
 def test_table_and_command(tmp_path, capsys, monkeypatch):
-    entry = {"what": "w", "findings": {}}
+    entry = {"what": "w", "findings": {}, "source": "s", "idle": False}
     found = [{"mutant": "a", "rung": "v1", "caught_by": ["tokens", "law"], **entry}, {"mutant": "a", "rung": "v2", "caught_by": ["law"], **entry},
-             {"mutant": "b", "rung": "v1", "caught_by": [], **entry}]
+             {"mutant": "b", "rung": "v1", "caught_by": [], **entry}, {"mutant": "c", "rung": "v1", "caught_by": [], **entry, "idle": True}]
     lines = table(found).splitlines()
     assert lines[0] == "| mutant | tokens | law | edges | poison | missed |" and len({line.count("|") for line in lines}) == 1
-    assert "v1 v2" in lines[2] and lines[3].rstrip(" |").endswith("v1")
+    assert len(lines) == 4 and "v1 v2" in lines[2] and lines[3].rstrip(" |").endswith("v1")
     monkeypatch.setattr(mutants, "kill", lambda *a, **k: found)
     assert mutants.main(["--out", str(tmp_path)]) == 1, "one was missed"
-    assert "2 mutants on 2 rungs: 2 of 3 refused" in capsys.readouterr().out
+    assert "2 mutants on 2 rungs: 2 of 3 refused (1 times the rung does not run what is patched)" in capsys.readouterr().out
     assert (tmp_path / "mutants.md").read_text() == table(found) and '"refused": 2' in (tmp_path / "mutants.json").read_text()
     monkeypatch.setattr(mutants, "kill", lambda *a, **k: found[:2])
     assert mutants.main([]) == 0
