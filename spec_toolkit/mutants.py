@@ -184,7 +184,7 @@ MUTANTS = (
        (r"\n( *)num_accepted\[(\w+)\] = (\w+);", r"\n\1num_accepted[\2] = \3; if (max_draft) ((int*)draft_tokens)[0] = 7;")),
     _m("counter not reset", "the second call finds what the first one left", (r"arrived\[b\] = 0, met\[b\] = 0;", "met[b] = 0;"), (r"queue\[b\] = \(unsigned long long\)call << 32;", "queue[b] = ((unsigned long long)call << 32) + 1;")),
     _m("missing barrier", "the other warps do not wait for the decision", (r"(shared_accepted = accepted, shared_bits = bits[^;]*;\n    \})\n    __syncthreads\(\);", r"\1"), (r"if \(clusters == 1\) __syncthreads\(\);", ""),
-       (r"(shared\.ticket = atomicAdd\(&queue\[b\], 1ull\);\n)    __syncthreads\(\);", r"\1"), (r"(tile_stats\[[^\n]*\] = own;\n(?: *\}\n)+) *__syncthreads\(\);", r"\1")),
+       (r"(shared\.ticket = atomicAdd\(&queue\[b\], 1ull\);\n)    __syncthreads\(\);", r"\1"), (r"(tile_stats\[[^\n]*\] = \w+;\n(?: *\}\n)+) *__syncthreads\(\);", r"\1")),
     _m("missing barrier of the cluster", "blocks read the sums before all have come", r"\n( *)cluster_barrier\(\);", ""),
     _m("barrier in a branch", "only some threads reach it", r"\n    __syncthreads\(\);\n    const int accepted = shared_accepted;", "\n    if (lane < 16) __syncthreads();\n    const int accepted = shared_accepted;"),
 )
