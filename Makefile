@@ -34,12 +34,18 @@ BASELINES = $$($(RUN) -c 'from spec_toolkit.baselines import BASELINES; print(*B
 # pip's compute-sanitizer, for a machine without the CUDA toolkit.
 SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
-.PHONY: demo test report help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck clean
+.PHONY: demo test report lab doctor help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck clean
 demo: $(READY)          ## the quick demo: every sampler, checked, and timed where there is a GPU
 	$(TOOL) run quick_demo
 
 report: $(READY)        ## from the records, without a GPU: outputs/report/index.html, every figure, the README's tables
 	$(TOOL) report --readme
+
+lab: $(READY)           ## JupyterLab with the notebooks
+	$(RUN) -m jupyterlab notebooks
+
+doctor: $(READY)        ## what is installed here, what works, and the command that mends each failure
+	$(TOOL) doctor
 
 test: $(TESTS)          ## all tests, on the CPU executor, and on the GPU where there is one
 	@$(RUN) -m pytest -q

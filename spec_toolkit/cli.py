@@ -120,6 +120,9 @@ def sweep(args: argparse.Namespace) -> int:
     except runs.RunError as error:
         print(f"spec-toolkit sweep: {error}", file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:  # before the first task or behind the last one; between them run_sweep returns
+        print("spec-toolkit sweep: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     print(result, f"the records: {out}" + ("; the same command goes on from here" if result.stopped or result.failed else ""), sep="\n")
     return 130 if result.stopped else 1 if result.failed else 0
 
