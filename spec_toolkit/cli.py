@@ -132,7 +132,7 @@ def add_report(commands) -> None:
     parser = commands.add_parser("report", help="make every figure and one HTML page from the records; needs no GPU")
     parser.add_argument("--results", metavar="DIR", help="folder of the records (default: the committed ones)")
     parser.add_argument("--out", default="outputs/report", help="folder that receives index.html and figures/ (default: outputs/report)")
-    parser.add_argument("--readme", action="store_true", help="in a checkout: rewrite the tables and figures of the README too")
+    parser.add_argument("--readme", action="store_true", help="in a checkout: rewrite the tables and figures of the README and of docs/ too")
     parser.set_defaults(action=report)
 
 
@@ -146,12 +146,12 @@ def report(args: argparse.Namespace) -> int:
         print("spec-toolkit report: --readme: this copy is installed, not a checkout, and has no README to rewrite", file=sys.stderr)
         return 2
     try:
-        from . import readme, report
+        from . import exactness, readme, report
         print(report.write(args.results, args.out))
     except ImportError as error:
         print(f"spec-toolkit report: {error.name} is missing; it comes with: pip install 'spec-toolkit[notebooks]'", file=sys.stderr)
         return 2
-    return readme.main([]) if args.readme else 0
+    return max(readme.main([]), exactness.main([])) if args.readme else 0
 
 
 def add_doctor(commands) -> None:

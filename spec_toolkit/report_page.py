@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
-from . import blocks, report
+from . import blocks, exactness, report
 from .reading import caption
 
 WIDE = 8.0  # inches: two figures wider than this do not stand side by side
@@ -47,6 +47,8 @@ details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--blue); }
 """
 OTHERS = {"other_rungs": "What does each rung change?", "registers": "What does the compiler make of each rung?",  # blocks -> their questions
           "sanitizers": "What do the sanitizers find?", "crosscheck": "Is the clock right?"}
+EXACT = {"checks": "Is every sampler exact?", "mutants": "Would it be seen if one were wrong?",  # exactness.BLOCKS -> their questions
+         "false_alarms": "How often is an exact one refused?", "power": "How small a bias is seen?"}
 METHOD = """
 * **Check, then clock.** Every time here belongs to a sampler whose tokens were compared, on that very problem and in the same process, with
   the float64 reference from the same random bits; each difference must lie inside its own rounding interval. A sampler that fails is not timed.
@@ -116,7 +118,7 @@ def _in_short(said: dict) -> str:
 def _contents(sections) -> str:
     asked = [(s.experiment, s.question) for s in sections]
     about = [("method", "How it was measured"), ("environment", "On what was it measured?")]
-    listed = [*asked[:1], *about, *asked[1:], *OTHERS.items()]
+    listed = [*asked[:1], *about, *asked[1:], *EXACT.items(), *OTHERS.items()]
     return "<nav><ul>" + "".join(f"<li><a href='#{escape(anchor)}'>{escape(title)}</a></li>" for anchor, title in listed) + "</ul></nav>"
 
 
@@ -143,6 +145,7 @@ def _environments(sections) -> str:
 
 
 def _others(folder: Path, hashes: dict | None) -> str:
-    """What is no experiment's: the rungs, the compiler's numbers, the sanitizers, the cross-check of the clock."""
-    return "\n".join(_section(name, title, text(re.sub("^## ", "### ", blocks.block(folder, name, folder, hashes)[0], flags=re.MULTILINE)))
-                     for name, title in OTHERS.items())
+    """What is no experiment's: exactness, the rungs, the compiler's numbers, the sanitizers, the cross-check of the clock."""
+    said = {title: (name, exactness.BLOCKS[name](folder)) for name, title in EXACT.items()}
+    said |= {title: (name, re.sub("^## ", "### ", blocks.block(folder, name, folder, hashes)[0], flags=re.MULTILINE)) for name, title in OTHERS.items()}
+    return "\n".join(_section(name, title, text(markdown)) for title, (name, markdown) in said.items())

@@ -13,6 +13,7 @@ OUT/<slug>/ (the executed notebook and what it wrote) just before: whoever is ki
 """
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -128,9 +129,15 @@ def commit(out: Path, task: Task, ran: Path, outcome: Mapping[str, Any]) -> dict
     ran.replace(place)
     record = {"format": FORMAT, "notebook": task.notebook, "notebook_hash": task.source_hash, "parameters": task.parameters, **outcome,
               "files": sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()),
-              "environment": results.environment()}
+              "environment": results.environment() | {"gpu": _gpu()}}
     results.write_atomically(out / f"{task.slug}.json", results.to_text(record))
     return record
+
+
+@functools.cache
+def _gpu() -> str | None:
+    """The GPUs of the machine, asked of the driver: this process wants none of their memory."""
+    return results._output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
 
 
 def table(records) -> str:

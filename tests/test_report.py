@@ -92,6 +92,7 @@ def test_the_page_says_what_the_records_say(made):
     assert f"B=1, K=4, V=128,256: {ours} takes 12.4 µs" in words  # the other GPU, and no ratio of the two
     assert "Stale: v1" in words and "older than today's source v1 v1" in words and "v1 (stale)" in words
     assert "The same problems on both" in words and "NVIDIA Cardboard, GPU µs of the limit NVIDIA Paper, GPU µs" in words
+    assert "Is every sampler exact?" in words and "Would it be seen if one were wrong?" in words
     assert "What does each rung of the ladder buy?" in words and "V1 - one thread per request" in words and "driver 580 580" in words
 
 
