@@ -53,7 +53,7 @@ METHOD = """
 * **Check, then clock.** Every time here belongs to a sampler whose tokens were compared, on that very problem and in the same process, with
   the float64 reference from the same random bits; each difference must lie inside its own rounding interval. A sampler that fails is not timed.
 * **GPU time** is event to event around the replay of a captured graph, the L2 flushed before each replay in the way that the caption names;
-  median, with p10 to p90. An empty launch reads 3 to 4 µs by this clock; it is shown, not subtracted.
+  median, with p10 to p90. What an empty launch takes by this clock is shown in the figures, not subtracted.
 * **The limit** is a plain streaming read of the same number of bytes, under the same flush, in the same run: what no kernel can beat.
   The bytes are those of the rows that no exact sampler can do without.
 * **Whole call**: an eager call with the synchronisation behind it; **host time**: until an eager call is issued.

@@ -32,7 +32,10 @@ SECONDS = 60_000  # at most, in ms, of anything waited for
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        except sync_api.Error as error:  # a stub that wants to install the real one is no browser
+            pytest.skip(f"{CHROMIUM} does not start: {str(error).splitlines()[0]}")
         yield found
         found.close()
 
