@@ -28,8 +28,16 @@ def mutants_block(folder) -> str:
     for record in records(folder, "spec_toolkit mutants 1"):
         run = mutants.running(record["found"])
         said.append(f"{record['refused']} of {record['of']} refused: {len({e['mutant'] for e in run})} mutants on {len({e['rung'] for e in run})} rungs, "
-                    f"level {record['level']}, on {where(record)}. In a cell: the rungs on which that part refused the mutant.\n\n{mutants.table(record['found'])}")
+                    f"level {record['level']}, on {where(record)}. In a cell: the rungs on which that part refused the mutant{_cut(run)}.\n\n"
+                    f"{mutants.table(record['found'])}")
     return "\n".join(said) or "No run of the mutants is recorded.\n"
+
+
+def _cut(run) -> str:
+    whole = [rung for rung in dict.fromkeys(e["rung"] for e in run) if all(e["complete"] for e in run if e["rung"] == rung)]
+    if len(whole) == len({e["rung"] for e in run}):
+        return ""
+    return f"; all four parts were asked on {', '.join(whole)}, elsewhere none after the first that did" if whole else "; none was asked after the first that did"
 
 
 def alarms_block(folder) -> str:

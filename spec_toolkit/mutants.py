@@ -234,16 +234,17 @@ def _searched(sampler, level, device, seed, kind, found):
                 yield "law" if law.draws else "poison", str(law)
 
 
-def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1, held=()) -> list[dict]:
-    """[{mutant, what, rung, source, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
+def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1, held=(), first=False) -> list[dict]:
+    """[{mutant, what, rung, source, idle, complete, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
 
     Each in a process of its own, `jobs` at a time: compiled code is never unloaded, and a mutant may take its process with
     it or never end, which is a catch too. held: such entries from before; what they hold of the same source is not run again.
+    first: ask no further part once one has refused a mutant (which is then not `complete`).
     """
     pairs = [(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs]
     known = {(entry["mutant"], entry["rung"], entry["source"]): entry for entry in held}
     old = {(mutant.name, rung): known[key] for mutant, rung in pairs if (key := (mutant.name, rung, mark(mutant, rung))) in known}
-    new = judged([pair for pair in pairs if (pair[0].name, pair[1]) not in old], level, device, seed, say, jobs)
+    new = judged([pair for pair in pairs if (pair[0].name, pair[1]) not in old], level, device, seed, say, jobs, first)
     found = old | {(entry["mutant"], entry["rung"]): entry for entry in new}
     return [found[mutant.name, rung] for mutant, rung in pairs]
 
@@ -258,7 +259,7 @@ def judged(pairs, level="quick", device="cpu", seed=0, say=print, jobs=1, first=
     found = []
     with ThreadPoolExecutor(jobs) as pool:
         for (mutant, rung), caught in zip(pairs, pool.map(lambda pair: _apart(*pair, level, device, seed, first), pairs)):
-            entry = {"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "idle": caught is None,
+            entry = {"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "idle": caught is None, "complete": not first,
                      "caught_by": sorted(caught or {}, key=PARTS.index), "findings": {part: words[:300] for part, words in (caught or {}).items()}}
             found.append(entry)
             say(f"{'idle   ' if entry['idle'] else 'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(entry['caught_by'])}")
@@ -319,13 +320,14 @@ def main(argv=None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--out", metavar="FOLDER", help="receives mutants.json and mutants.md (such as results/cpu/mutants)")
+    parser.add_argument("--first", action="store_true", help="stop at the first part that refuses a mutant: several times faster")
     parser.add_argument("--resume", action="store_true", help="do not run again what --out holds of the same source, judged at the same level")
     args = parser.parse_args(argv)
     chosen = [m for m in MUTANTS if not args.mutants or m.name in args.mutants]
     record = Path(args.out) / "mutants.json" if args.out else None
     before = json.loads(record.read_text()) if args.resume and record and record.is_file() else {}
     held = before["found"] if before.get("level") == args.level else []
-    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs, held=held)
+    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs, held=held, first=args.first)
     run = running(found)
     missed = [entry for entry in run if not entry["caught_by"]]
     print(f"{len({e['mutant'] for e in run})} mutants on {len({e['rung'] for e in run})} rungs: {len(run) - len(missed)} of {len(run)} refused "

@@ -42,7 +42,7 @@ def test_blocks_without_records_say_so(tmp_path):
 
 def test_blocks_of_made_up_records(tmp_path):
     environment = {"gpu": "Paper", "git": "0"}
-    entry = {"mutant": "m", "what": "w", "rung": "v1", "source": "s", "findings": {}}
+    entry = {"mutant": "m", "what": "w", "rung": "v1", "source": "s", "complete": True, "findings": {}}
     law = {"draws": 2000, "finest_tv": 0.0123}
     parts = {name: {"passed": name != "edges", "failures": [{"where": "empty rows", "what": "x"}] if name == "edges" else []} for name in ("tokens", "law", "edges", "poison")}
     files = {
@@ -64,3 +64,6 @@ def test_blocks_of_made_up_records(tmp_path):
     assert "| l | joint | 6,000 | 0.0500 | 98 of 100 |" in text
     assert "| v5 | thorough | Paper | PASS | PASS | FAIL | PASS | edges: empty rows | 2 | 2,000 | 0.0123 |" in text
     assert exactness.written(text, tmp_path) == text
+    files["m"]["found"][1]["complete"] = False
+    (tmp_path / "m.json").write_text(json.dumps(files["m"]))
+    assert "refused the mutant; all four parts were asked on v1, elsewhere none after the first that did." in exactness.mutants_block(tmp_path)
