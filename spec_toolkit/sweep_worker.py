@@ -1,24 +1,68 @@
-"""The process in which `sweeping` runs notebooks: one order a line on stdin (JSON), one outcome a line on stdout.
+"""Both ends of the pipe to a process that runs notebooks: one order a line on its stdin (JSON), one outcome a line on its stdout.
 
 When stdin ends, whoever gave the orders is gone: the kernel is killed and so is this, so a killed sweep leaves nothing
 that runs. It writes into the folder that an order names and nowhere else; the record is written by the sweep.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import re
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import runs
+from . import paths, runs
 
+LOG_SHOWN = 600  # characters of a dead worker's last words
 OUT_OF_MEMORY = re.compile(r"OutOfMemory|MemoryError|out of memory|cudaErrorMemoryAllocation|bad_alloc", re.IGNORECASE)
 
+
+class Worker:
+    """The near end: one such process, started when first asked and again when it has died."""
+
+    def __init__(self):
+        self.process = None
+
+    def run(self, order: dict) -> dict:
+        """The outcome of an order; of a worker that died on the way, an outcome that says so."""
+        if self.process is None or self.process.poll() is not None:
+            self._start()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(order, default=str) + "\n")
+            self.process.stdin.flush()
+        if line := self.process.stdout.readline():
+            return json.loads(line)
+        code = self.process.wait()
+        self.log.seek(0)
+        said = self.log.read().decode(errors="replace").strip()[-LOG_SHOWN:]
+        return {"status": "failed", "error": f"the process that ran the notebook ended with {code}: {said}", "error_kind": "WorkerDied",
+                "started": None, "seconds": 0.0}
+
+    def _start(self):
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
+        path = os.pathsep.join(filter(None, (str(paths.PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(  # a session of its own: Ctrl-C is for the sweep, which then ends its workers
+            [sys.executable, "-m", "spec_toolkit.sweep_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": path})
+
+    def close(self):
+        """Its stdin ends, so it kills its kernel and goes."""
+        if self.process is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            self.process.kill()
+
+
+# ---- the far end -----------------------------------------------------------------------------------------------------
 
 def outcome(order: dict) -> dict:
     """Run one order {source, parameters, folder, timeout}; status, seconds, when, the answer, or what went wrong."""

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
 import queue
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,13 +17,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import paths, results, runs
+from . import results, runs
 from .sweep import DONE, FAILED, Sweep, Task, commit, is_finished, load_tasks, table
+from .sweep_worker import Worker
 
 RUNNING = ".running-"  # folders in which a task runs; one that is left over belongs to a sweep that was killed
 ALONE = ("out of memory", "DeadKernelError", "WorkerDied")  # worth another try with the machine to itself
 TICK = 1.0  # seconds between two looks at the clock of the bar
-LOG_SHOWN = 600  # characters of a dead worker's last words
 
 
 @dataclass
@@ -44,44 +41,6 @@ class SweepResult:
         done = sum(record["status"] == DONE for record in self.records.values())
         head = f"{done} done ({self.skipped} of them before), {len(self.failed)} failed" + (f", {self.stopped} not run" if self.stopped else "")
         return "\n".join([head, *(f"\nFAILED {slug} ({record['error_kind']})\n{record['error']}" for slug, record in self.failed.items())])
-
-
-class Worker:
-    """One sweep_worker process, started when first asked and again when it has died."""
-
-    def __init__(self):
-        self.process = None
-
-    def run(self, order: dict) -> dict:
-        """The outcome of an order; of a worker that died on the way, an outcome that says so."""
-        if self.process is None or self.process.poll() is not None:
-            self._start()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(order, default=str) + "\n")
-            self.process.stdin.flush()
-        if line := self.process.stdout.readline():
-            return json.loads(line)
-        code = self.process.wait()
-        self.log.seek(0)
-        said = self.log.read().decode(errors="replace").strip()[-LOG_SHOWN:]
-        return {"status": FAILED, "error": f"the process that ran the notebook ended with {code}: {said}", "error_kind": "WorkerDied",
-                "started": None, "seconds": 0.0}
-
-    def _start(self):
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
-        path = os.pathsep.join(filter(None, (str(paths.PACKAGE.parent), os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(  # a session of its own: Ctrl-C is for the sweep, which then ends its workers
-            [sys.executable, "-m", "spec_toolkit.sweep_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-            text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": path})
-
-    def close(self):
-        """Its stdin ends, so it kills its kernel and goes."""
-        if self.process is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
-            self.process.kill()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spec_toolkit"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MAY_IMPORT_CUPY = {"doctor.py", "sampler.py", "gpu.py", "sharing.py", "clock.py", "results.py"}
+MAY_IMPORT_CUPY = {"doctor_cuda.py", "sampler.py", "gpu.py", "sharing.py", "clock.py", "results.py"}
 
 
 def import_nodes(tree):

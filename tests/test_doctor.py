@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from spec_toolkit import cli, doctor
+from spec_toolkit import ailments, cli, doctor, doctor_cuda
 
 
 def found(name):
@@ -28,7 +28,7 @@ def without(monkeypatch, *packages):
 @pytest.fixture
 def gpu_shown(monkeypatch):
     """A machine that shows a GPU, of which torch knows nothing."""
-    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    monkeypatch.setattr(ailments, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -41,10 +41,10 @@ def test_the_command_on_this_machine(capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is asked")
 def test_without_a_gpu_nothing_fails_for_want_of_one(monkeypatch):
-    monkeypatch.setattr(doctor, "has_gpu", lambda: False)
+    monkeypatch.setattr(ailments, "has_gpu", lambda: False)
     states = {name: found(name).state for name in ("GPU and driver", "torch on GPU", "launch", "DLPack")}
     assert states == {"GPU and driver": doctor.ABSENT, "torch on GPU": doctor.ABSENT, "launch": doctor.ABSENT, "DLPack": doctor.OK}
-    without(monkeypatch, *doctor.CUPY)
+    without(monkeypatch, *doctor_cuda.CUPY)
     assert {found(name).state for name in ("CuPy", "NVRTC", "CUDA headers", "offline compile")} == {doctor.ABSENT}
     assert "pip install 'spec-toolkit[cuda1" in found("CuPy").mend
 
@@ -55,17 +55,17 @@ def test_a_gpu_that_nobody_reaches(gpu_shown, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.9")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "CUDA_VISIBLE_DEVICES=''" in found("torch on GPU").found and "unset CUDA_VISIBLE_DEVICES" in found("torch on GPU").mend
-    monkeypatch.setattr(doctor, "_run", lambda *_: None)
+    monkeypatch.setattr(doctor_cuda, "run", lambda *_: None)
     assert found("GPU and driver").state == doctor.FAILED and "--gpus all" in found("GPU and driver").mend
     assert {found(name).state for name in ("launch", "DLPack")} == {doctor.FAILED}
-    without(monkeypatch, *doctor.CUPY)
+    without(monkeypatch, *doctor_cuda.CUPY)
     assert [found(name).state for name in ("CuPy", "NVRTC")] == [doctor.FAILED] * 2 and "cuda12]" in found("CuPy").mend
 
 
 def test_two_cupys_and_an_old_driver(monkeypatch):
     runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 12080)
     fake = types.SimpleNamespace(__version__="14", cuda=types.SimpleNamespace(runtime=runtime, nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0))))
-    monkeypatch.setattr(doctor, "_import_cupy", lambda: fake)
+    monkeypatch.setattr(doctor_cuda, "_import_cupy", lambda: fake)
     monkeypatch.setattr(metadata, "version", lambda name: "14.2")
     assert "both installed" in found("CuPy").found or "are both" in found("CuPy").found
     assert found("CuPy").mend.startswith("pip uninstall -y cupy-cuda12x cupy-cuda13x")
@@ -86,8 +86,8 @@ def test_missing_notebook_packages(monkeypatch):
 
 
 def test_no_headers_and_a_sampler_that_is_not_exact(monkeypatch):
-    if doctor._version(*doctor.CUPY):
-        monkeypatch.setattr(doctor.Path, "is_file", lambda self: False)
+    if ailments.version(*doctor_cuda.CUPY):
+        monkeypatch.setattr(doctor_cuda.Path, "is_file", lambda self: False)
         assert found("CUDA headers").state == doctor.FAILED and "nvidia-cuda-runtime-cu12" in found("CUDA headers").mend
         monkeypatch.undo()
     import spec_toolkit
