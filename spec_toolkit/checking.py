@@ -8,11 +8,12 @@ import torch
 from . import results
 from .composed import PREFIX, load_composed
 from .contract import ContractError
-from .examine import Report, examine
+from .examine import examine
 from .fuzz import NeedsHypothesis, fuzz
 from .peers import PEERS, PeerMissing, list_peers
 from .sampler import list_samplers, load_sampler
 from .synthetic import make_problem
+from .verdict import Report
 
 
 class WrongRequest(ValueError):
