@@ -25,13 +25,28 @@ __device__ __forceinline__ int min_warp(int x) {
     return x;
 }
 
+// The first id of a tile that has its maximum; apart, since only greedy requests run it.
+struct Pieces { uint4 piece[PIECES]; };
+__device__ __noinline__ int first_of(Pieces held, int tile, float top, int lane) {
+    int first = NO_ID;
+    #pragma unroll
+    for (int i = PIECES - 1; i >= 0; --i) {
+        ROW x[VEC];
+        memcpy(x, &held.piece[i], 16);
+        #pragma unroll
+        for (int k = VEC - 1; k >= 0; --k)
+            if (to_float(x[k]) == top) first = tile * TILE + i * STEP + lane * VEC + k;
+    }
+    return min_warp(first);
+}
+
 // The same in all lanes. The powers are taken relative to the tile's own maximum: no logit is too large.
-__device__ __forceinline__ Stats tile_statistics(const uint4 (&piece)[PIECES], int tile, float factor, bool greedy, int lane) {
+__device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, float factor, bool greedy, int lane) {
     float top = -CUDART_INF_F, sum = 0.0f;
     ROW x[VEC];
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
-        memcpy(x, &piece[i], 16);
+        memcpy(x, &held.piece[i], 16);
         #pragma unroll
         for (int k = 0; k < VEC; ++k) top = fmaxf(top, to_float(x[k]));
     }
@@ -39,22 +54,13 @@ __device__ __forceinline__ Stats tile_statistics(const uint4 (&piece)[PIECES], i
     const float base = top == -CUDART_INF_F ? 0.0f : top;
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
-        memcpy(x, &piece[i], 16);
+        memcpy(x, &held.piece[i], 16);
         float part = 0.0f;
         #pragma unroll
         for (int k = 0; k < VEC; ++k) part += power((to_float(x[k]) - base) * factor);
         sum += part;
     }
-    int first = NO_ID;
-    if (greedy) {
-        for (int i = PIECES - 1; i >= 0; --i) {
-            memcpy(x, &piece[i], 16);
-            for (int k = VEC - 1; k >= 0; --k)
-                if (to_float(x[k]) == top) first = tile * TILE + i * STEP + lane * VEC + k;
-        }
-        first = min_warp(first);
-    }
-    return {top, sum_warp(sum), first};
+    return {top, sum_warp(sum), greedy ? first_of(held, tile, top, lane) : NO_ID};
 }
 
 // The first maximum of the target row, with the status that its weights would have met: mass on one id, less mass on one id.

@@ -128,15 +128,30 @@ __device__ __forceinline__ int find_in_tile(const Row& row, int tile, float rest
     return __shfl_sync(ALL, find_in_piece(target, draft, row, first, spot.rest), spot.lane);
 }
 
-// How a warp shares out the sums of `count` tiles: each lane has a run of them. sums: in shared memory.
+// How a warp shares out the sums of `count` tiles: each lane has a run of them, GROUP at a time. sums: in shared memory.
+constexpr int GROUP = 8;
 struct Cut { int begin, end; double own, upto; };  // a lane's run, its sum, and the sum up to its end
 
+__device__ __forceinline__ void load_group(const float* sums, int begin, int count, float (&part)[GROUP]) {
+    #pragma unroll
+    for (int t = 0; t < GROUP; ++t) part[t] = begin + t < count ? sums[begin + t] : 0.0f;
+}
+
 __device__ __forceinline__ Cut cut_sums(const float* sums, int count, int lane) {
-    const int each = (count + 31) / 32, begin = min(lane * each, count), end = min(begin + each, count);
+    const int run = (count + 32 * GROUP - 1) / (32 * GROUP) * GROUP;
     double own = 0.0;
-    #pragma unroll 1  // short code is fetched sooner: this runs once
-    for (int t = begin; t < end; ++t) own += sums[t];
-    return {begin, end, own, scan_warp(own, lane)};
+    #pragma unroll 1
+    for (int t = lane * run; t < min((lane + 1) * run, count); t += GROUP) {
+        float part[GROUP];
+        load_group(sums, t, count, part);
+        #pragma unroll
+        for (int width = GROUP / 2; width; width /= 2) {
+            #pragma unroll
+            for (int k = 0; k < width; ++k) part[k] += part[k + width];
+        }
+        own += part[0];
+    }
+    return {lane * run, min((lane + 1) * run, count), own, scan_warp(own, lane)};
 }
 
 // The tile at which the cumulative sum passes `limit`, in the run of lane `owner` (sums[0] is that of tile `first`), and what is
@@ -144,15 +159,20 @@ __device__ __forceinline__ Cut cut_sums(const float* sums, int count, int lane) 
 struct Place { int tile; float rest; };
 
 __device__ __forceinline__ Place find_tile(const float* sums, const Cut& cut, int owner, int first, double limit) {
+    const float rest = fmaxf((float)(limit - (cut.upto - cut.own)), 0.0f);
     int tile = 0;
-    float rest = -1.0f;
-    double upto = cut.upto - cut.own;
+    float before = -1.0f, passed = 0.0f;
     #pragma unroll 1
-    for (int t = cut.begin; t < cut.end; ++t) {
-        if (sums[t] > 0.0f && (rest < 0.0f || upto <= limit)) tile = first + t, rest = fmaxf((float)(limit - upto), 0.0f);
-        upto += sums[t];
+    for (int begin = cut.begin; begin < cut.end; begin += GROUP) {
+        float part[GROUP];
+        load_group(sums, begin, cut.end, part);
+        #pragma unroll
+        for (int t = 0; t < GROUP; ++t) {
+            if (part[t] > 0.0f && (before < 0.0f || passed <= rest)) tile = begin + t, before = passed;
+            passed += part[t];
+        }
     }
-    return {__shfl_sync(ALL, tile, owner), __shfl_sync(ALL, rest, owner)};
+    return {first + __shfl_sync(ALL, tile, owner), __shfl_sync(ALL, rest - before, owner)};
 }
 
 // The id there.

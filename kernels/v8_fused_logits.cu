@@ -1,8 +1,8 @@
 /*
 V8 - fused from logits: statistics of every row, then the split row
-Changes   Takes logits. Engines hold logits; a softmax in front of V6 reads them, writes float32 probabilities, and these are read
+Changes   Takes logits. Engines hold logits; a softmax in front of V7 reads them, writes float32 probabilities, and these are read
           again. Here a first launch reads each row once and leaves five numbers (its maximum, the sum of its powers, ...); the
-          second is V6, with a probability computed from a logit where V6 reads one. Nothing as large as a row is written.
+          second is V7, with a probability computed from a logit where V7 reads one. Nothing as large as a row is written.
           Temperature 0 is a row with all its mass on the first maximum. With draft_lse no draft row is read for its statistics.
 Reads     Every target and draft row once, then the rejected pair (or the bonus row), and one tile of it again.
 Slow      The rows behind the first rejection are read for nothing, and the rejected pair twice; a row has one block to itself,
@@ -12,7 +12,7 @@ draw    = "cdf"
 input   = "logits"
 ulps    = 24
 bytes   = "(2 * num_draft + batch + batch + rejected) * vocab * itemsize"
-tune    = { WARPS = 7, RESIDENT = 3, BLOCK = 512 }
+tune    = { WARPS = 8, RESIDENT = 3, BLOCK = 256 }
 values  = { tiles = "ceil_div(vocab * itemsize, 2048)", parts = "min(ceil_div(tiles, WARPS), max(1, sm_count * RESIDENT // max(batch, 1)))" }
 scratch = { scales = "5 * (2 * num_draft + batch)", tile_words = "batch * tiles", queue = "batch" }
 [[launch]]
@@ -22,14 +22,14 @@ block   = "BLOCK"
 [[launch]]
 kernel  = "v8_split_row"
 grid    = "batch * parts"
-block   = "32 * WARPS + 32"
+block   = "32 * WARPS"
 shared  = "4 * tiles"
 */
 #define FROM_LOGITS
 #include "split.cuh"
 #include "statistics.cuh"
 
-extern "C" __global__ void __launch_bounds__(BLOCK) v8_row_statistics(
+extern "C" __global__ void __launch_bounds__(BLOCK, 3) v8_row_statistics(
         const ROW* __restrict__ target_logits, const ROW* __restrict__ draft_logits, const int* __restrict__ draft_start,
         const float* __restrict__ temperature, const float* __restrict__ draft_lse,
         int batch, int vocab, int num_draft, int max_draft, int tiles, long long target_stride, long long draft_stride, float* scales) {
@@ -47,9 +47,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v8_row_statistics(
     const ROW* row = is_draft ? draft_logits + (long long)(start + i) * draft_stride : target_logits + (long long)(start + b + i) * target_stride;
     Stats own = {-CUDART_INF_F, 0.0f, NO_ID};
     for (int tile = warp; tile < tiles; tile += BLOCK / 32) {
-        uint4 piece[PIECES];
-        load_tile(row, tile, vocab, lane, piece);
-        own = joined(own, tile_statistics(piece, tile, factor, !(heat > 0.0f), lane), factor);
+        Pieces now;
+        load_tile(row, tile, vocab, lane, now.piece);
+        own = joined(own, tile_statistics(now, tile, factor, !(heat > 0.0f), lane), factor);
     }
     if (lane == 0) part[warp] = own;
     __syncthreads();
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) v8_row_statistics(
     *scale = scale_of(own, heat);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v8_split_row(
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v8_split_row(
         const ROW* __restrict__ target_logits, const ROW* __restrict__ draft_logits,
         const int* __restrict__ draft_tokens, const int* __restrict__ draft_start,
         const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,
@@ -74,10 +74,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v8_split
                        draft_tokens + request.start, target_stride, draft_stride,
                        scale + request.start + b, scale + num_draft + batch + request.start};
 
-    if (warp == WARPS) {
-        if (lane == 0) shared.ticket = atomicAdd(&queue[b], 1ull);
-        decide(request, rows, vocab, lane, shared);
-    }
+    if (warp == 0) decide(request, rows, vocab, lane, shared);
+    if (warp == 1) prepare_uniforms(request, lane, shared);
+    if (threadIdx.x == 64) shared.ticket = atomicAdd(&queue[b], 1ull);
     __syncthreads();
     const int place = (int)(unsigned)shared.ticket, accepted = shared.accepted;
     const unsigned call = (unsigned)(shared.ticket >> 32) + 1;
@@ -96,13 +95,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v8_split
     }
 
     unsigned long long* words = tile_words + (long long)b * tiles;
-    if (warp < WARPS)
-        for (int tile = place * WARPS + warp; tile < tiles; tile += parts * WARPS) publish_tile(words, row, tile, vocab, call, lane);
+    for (int tile = place * WARPS + warp; tile < tiles; tile += parts * WARPS) give_tile(words, sums, row, tile, vocab, call, lane, shared);
     if (place != parts - 1) return;
 
     if (threadIdx.x == 0) queue[b] = (unsigned long long)call << 32;  // empty again, and one call later
     const int token = finish(request, row, words, sums, tiles, vocab, call, shared);
-    if (token == NOT_MINE) return;
+    if (warp) return;
     write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, token, max_draft, lane, 32);
     if (lane == 0) {
         num_accepted[b] = accepted;
