@@ -52,12 +52,14 @@ class Alarms:
 
     def __str__(self):
         limit = 1.628 / max(1, len(self.p_values)) ** 0.5  # passed by 1 in 100 uniform samples
-        return (f"{self.sampler}: {len(self.failed)} of {self.runs} reports of level {self.level} failed (expected: {ALPHA * self.runs:.1f}); {self.cases} cases, "
-                f"{self.explained} differences explained; p-values {self.distance:.4f} from uniform (99 % stay below {limit:.4f}); {self.seconds:.0f} s"
+        return (f"{self.sampler}: {len(self.failed)} of {self.runs} reports of level {self.level} failed (expected: {ALPHA * self.runs:.1f}); "
+                f"{self.cases} cases, {self.explained} differences explained; p-values {self.distance:.4f} from uniform (99 % stay below "
+                f"{limit:.4f}); {self.seconds:.0f} s"
                 + "".join(f"\n  seed {seed}: {text}" for seed, text in list(self.failed.items())[:3]))
 
     def to_dict(self) -> dict:
-        return {"format": FORMAT, **vars(self), "expected": ALPHA * self.runs, "distance": self.distance, "environment": results.environment(self.device)}
+        return {"format": FORMAT, **vars(self), "expected": ALPHA * self.runs, "distance": self.distance,
+                "environment": results.environment(self.device)}
 
 
 def false_alarms(sampler, runs=200, level="quick", device="cpu", kind=None, before=None, each=lambda found: None) -> Alarms:
@@ -124,7 +126,8 @@ class Power:
     caught: int
 
     def __str__(self):
-        return f"{self.law}, {self.test}: a bias of {self.tv:.4f} at {self.draws} draws was caught in {self.caught} of {self.runs} runs (stated: {self.power:.0%})"
+        return (f"{self.law}, {self.test}: a bias of {self.tv:.4f} at {self.draws} draws was caught in {self.caught} of {self.runs} runs "
+                f"(stated: {self.power:.0%})")
 
 
 def power(sampler, name, runs=100, level="quick", position=None, kind="probs", seed=0) -> Power:
@@ -133,7 +136,8 @@ def power(sampler, name, runs=100, level="quick", position=None, kind="probs", s
     arguments, law, stated = _stated(name, level, kind)
     tv = stated.detectable_tv if position is None else {_place(test): test.detectable_tv for test in stated.positions}[position]
     biased = Biased(sampler, law, tv, position)
-    caught = sum(not law_check(biased, **arguments, draws=stated.draws, alpha=stated.alpha, power=POWER, seed=(seed + run) << 32) for run in range(runs))
+    caught = sum(not law_check(biased, **arguments, draws=stated.draws, alpha=stated.alpha, power=POWER, seed=(seed + run) << 32)
+                 for run in range(runs))
     return Power(name, "joint" if position is None else f"position {position}", stated.draws, tv, POWER, runs, caught)
 
 
@@ -167,7 +171,7 @@ def main(argv=None) -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--level", default="quick", choices=("few", "quick", "thorough"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", metavar="FOLDER", help="receives a record for each sampler; false alarms go on from one of the same source")
+    parser.add_argument("--out", metavar="FOLDER", help="receives the records; false alarms go on from one of the same source")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     out = Path(args.out) if args.out else None
@@ -177,7 +181,8 @@ def main(argv=None) -> int:
         found = all_power(load(args.samplers[0]), args.runs, args.level)
         if out:
             results.write_atomically(out / "power.json", results.to_text(
-                {"format": FORMAT, "sampler": args.samplers[0], "environment": results.environment(), "found": [vars(one) for one in found]}))
+                {"format": FORMAT, "sampler": args.samplers[0], "environment": results.environment(),
+                 "found": [vars(one) for one in found]}))
         return 0 if all(one.caught >= 0.95 * one.runs for one in found) else 1
     return _run_false(args, out)
 

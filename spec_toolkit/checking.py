@@ -1,4 +1,4 @@
-"""`spec-toolkit check` and `fuzz`: samplers by name or from a file through the whole report, or random problems; an exit code, and JSON where it is asked for."""
+"""`spec-toolkit check` and `fuzz`: samplers by name or from a file, through the whole report or random problems; an exit code, and JSON."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -57,7 +57,8 @@ def run_fuzz(names=(), source=None, peers=(), examples=200, minutes=None, device
 
 def record(reports: list[Report], device) -> dict:
     """What --json writes."""
-    return {"format": "spec_toolkit check 1", "environment": results.environment(str(device)), "reports": [report.to_dict() for report in reports]}
+    return {"format": "spec_toolkit check 1", "environment": results.environment(str(device)),
+            "reports": [report.to_dict() for report in reports]}
 
 
 def _all(names, source, peers):

@@ -100,7 +100,8 @@ def _misaligned(stride_of):
         storage = torch.full((count * stride_of(vocab) + 1,), 3e4, dtype=rows.dtype, device=rows.device)
         view = storage[1:].view(count, stride_of(vocab))[:, :vocab]
         return view.copy_(rows)
-    return lambda problem: replace(problem, **{f"target_{problem.kind}": moved(problem.target), f"draft_{problem.kind}": moved(problem.draft)})
+    return lambda problem: replace(problem, **{f"target_{problem.kind}": moved(problem.target),
+                                               f"draft_{problem.kind}": moved(problem.draft)})
 
 
 def _same_rows(problem):
@@ -198,7 +199,8 @@ EDITS = {"target = draft": _same_rows, "disjoint supports": _disjoint, "rows sum
          "odd probabilities": _odd_values, "bad ids": _bad_ids, "trouble behind the first rejection": _behind,
          "NaN and inf": _nonfinite, "zero residual": _zero_residual,
          "empty rows": _empty_rows, "one-hot rows": _one_hot_rows, "subnormal entries": _subnormal,
-         "misaligned rows": _misaligned(lambda vocab: vocab), "misaligned rows, even stride": _misaligned(lambda vocab: -(-vocab // 16) * 16),
+         "misaligned rows": _misaligned(lambda vocab: vocab),
+         "misaligned rows, even stride": _misaligned(lambda vocab: -(-vocab // 16) * 16),
          "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, "draft_lse off": _lse, **ends.EDITS}
 LOGITS_ONLY = ("greedy ties", "logits far from zero", "draft_lse off")
 EDIT_ACCEPTANCE = {"zero residual": 1.0, "misaligned rows": 0.5, "misaligned rows, even stride": 0.5, "draft rows further apart": 0.3}

@@ -27,8 +27,9 @@ def mutants_block(folder) -> str:
     said = []
     for record in records(folder, "spec_toolkit mutants 1"):
         run = mutants.running(record["found"])
-        said.append(f"{record['refused']} of {record['of']} refused: {len({e['mutant'] for e in run})} mutants on {len({e['rung'] for e in run})} rungs, "
-                    f"level {record['level']}, on {where(record)}. In a cell: the rungs on which that part refused the mutant{_cut(run)}.\n\n"
+        mutated, rungs = (len({entry[key] for entry in run}) for key in ("mutant", "rung"))
+        said.append(f"{record['refused']} of {record['of']} refused: {mutated} mutants on {rungs} rungs, level {record['level']}, on "
+                    f"{where(record)}. In a cell: the rungs on which that part refused the mutant{_cut(run)}.\n\n"
                     f"{mutants.table(record['found'])}")
     return "\n".join(said) or "No run of the mutants is recorded.\n"
 
@@ -37,12 +38,13 @@ def _cut(run) -> str:
     whole = [rung for rung in dict.fromkeys(e["rung"] for e in run) if all(e["complete"] for e in run if e["rung"] == rung)]
     if len(whole) == len({e["rung"] for e in run}):
         return ""
-    return f"; all four parts were asked on {', '.join(whole)}, elsewhere none after the first that did" if whole else "; none was asked after the first that did"
+    return (f"; all four parts were asked on {', '.join(whole)}, elsewhere none after the first that did" if whole
+            else "; none was asked after the first that did")
 
 
 def alarms_block(folder) -> str:
-    rows = [[r["sampler"], r["level"], f"{r['runs']}", f"{len(r['failed'])}", f"{r['expected']:.1f}", f"{r['cases']:,}", f"{r['explained']}", f"{r['distance']:.4f}",
-             f"{1.628 / max(1, len(r['p_values'])) ** 0.5:.4f}"] for r in records(folder, "spec_toolkit alarms 1") if "p_values" in r]
+    rows = [[r["sampler"], r["level"], f"{r['runs']}", f"{len(r['failed'])}", f"{r['expected']:.1f}", f"{r['cases']:,}",
+             f"{r['explained']}", f"{r['distance']:.4f}", f"{1.628 / max(1, len(r['p_values'])) ** 0.5:.4f}"] for r in records(folder, "spec_toolkit alarms 1") if "p_values" in r]
     head = ["sampler", "level", "reports", "refused", "expected", "cases checked", "explained", "p-values from uniform", "99 % stay below"]
     return markdown(head, rows, texts=2) if rows else "No count is recorded.\n"
 
@@ -50,7 +52,8 @@ def alarms_block(folder) -> str:
 def power_block(folder) -> str:
     rows = [[one["law"], one["test"], f"{one['draws']:,}", f"{one['tv']:.4f}", f"{one['caught']} of {one['runs']}"]
             for r in records(folder, "spec_toolkit alarms 1") if "p_values" not in r for one in r["found"]]
-    return markdown(["law", "where the bias lies", "draws", "total variation", "caught"], rows, texts=2) if rows else "No run is recorded.\n"
+    head = ["law", "where the bias lies", "draws", "total variation", "caught"]
+    return markdown(head, rows, texts=2) if rows else "No run is recorded.\n"
 
 
 def checks_block(folder) -> str:
@@ -61,8 +64,9 @@ def checks_block(folder) -> str:
             parts = report["parts"]
             finest = min((law["finest_tv"] for law in report["laws"]), default=None)
             first = next((f"{part}: {f['where']}" for part, found in parts.items() for f in found["failures"]), "")
-            rows.append([report["sampler"], report["level"], where(record), *("PASS" if part["passed"] else "FAIL" for part in parts.values()), first,
-                         f"{len(report['cases'])}", f"{sum(law['draws'] for law in report['laws']):,}", "" if finest is None else f"{finest:.4f}"])
+            draws = sum(law["draws"] for law in report["laws"])
+            rows.append([report["sampler"], report["level"], where(record), *("PASS" if part["passed"] else "FAIL" for part in parts.values()),
+                         first, f"{len(report['cases'])}", f"{draws:,}", "" if finest is None else f"{finest:.4f}"])
     head = ["sampler", "level", "on", *mutants.PARTS, "first failure", "cases", "draws", "finest bias"]
     return markdown(head, rows, texts=8) if rows else "No report is recorded: `make gpu-check` writes them on a GPU.\n"
 

@@ -52,8 +52,8 @@ def examine(sampler, level="quick", device=None, seed=0, draws=None, rebatchings
         cases = sorted((case.rectangular() for case in cases), key=lambda case: case.edit in FATAL)
     results, unrun = _run(sampler, cases, device, seed, own)
     guarded = getattr(sampler, "kind", None) == "kernel" and device == "cpu"
-    return Report(sampler.name, getattr(sampler, "source_hash", None), sampler.draw, level, device, seed, time.perf_counter() - began, results, laws,
-                  found, unrun + refused, own, guarded, kind)
+    return Report(sampler.name, getattr(sampler, "source_hash", None), sampler.draw, level, device, seed, time.perf_counter() - began,
+                  results, laws, found, unrun + refused, own, guarded, kind)
 
 
 def _run(sampler, cases, device, seed, own):

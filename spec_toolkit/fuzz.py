@@ -46,8 +46,8 @@ class Fuzzed:
         return not self.counterexample
 
     def __str__(self):
-        line = (f"{'PASS' if self else 'FAIL'} {self.sampler}: {self.examples} random problems of {self.kind} on {self.device}, seed {self.seed}, "
-                f"{self.seconds:.1f} s" + (f", {self.refused} of them refused" if self.refused else ""))
+        line = (f"{'PASS' if self else 'FAIL'} {self.sampler}: {self.examples} random problems of {self.kind} on {self.device}, "
+                f"seed {self.seed}, {self.seconds:.1f} s" + (f", {self.refused} of them refused" if self.refused else ""))
         return line if self else f"{line}\n  problem = {self.counterexample}   # from spec_toolkit.suite import made\n  {self.failure}"
 
 
@@ -119,7 +119,8 @@ def drawn(kind="probs"):
         lengths = draw(st.lists(st.integers(least, 6), min_size=6 * least, max_size=9))
         lengths = (lengths + draw(st.sampled_from([[], [], [], [DEEPEST]]))) * draw(st.sampled_from([1, 1, 1, 1, 8]))
         rows = edit == "draft rows further apart" or draw(st.booleans())
-        words = {"batch": len(lengths), "draft_len": lengths, "vocab": max(draw(sizes), 4 * least), "acceptance": draw(st.sampled_from([0.0, 0.3, 0.7, 0.95, 1.0])),
+        words = {"batch": len(lengths), "draft_len": lengths, "vocab": max(draw(sizes), 4 * least),
+                 "acceptance": draw(st.sampled_from([0.0, 0.3, 0.7, 0.95, 1.0])),
                  "shape": draw(st.sampled_from(["zipf", "peaked", "flat"])), "dtype": draw(st.sampled_from(ROW_DTYPES)),
                  "row_padding": draw(st.sampled_from([0, 0, 1, 3, 8])), "draft_probs": rows, "seed": draw(st.integers(0, 2**31))}
         if logits:

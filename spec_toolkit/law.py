@@ -74,7 +74,8 @@ def law_check(sampler, target_rows, draft_rows=None, draft_tokens=None, draws=10
     rounded rows. kind "logits": their logarithms, at temperature 1, are what the sampler gets (float32 only).
     draft_tokens [K] fixes the drafts; None draws them from draft_rows, so that the law is the target's own; they come
     from the DRAFT stream of the request's seed, so that a sampler that uses those numbers again is seen. The requests
-    differ in their seed only (`seed`, `seed`+1, ...), so a pass or a fail repeats. `chunk`: row elements per launch (None: CHUNKS of the device).
+    differ in their seed only (`seed`, `seed`+1, ...), so a pass or a fail repeats. `chunk`: target row elements of one launch, None
+    = CHUNKS of the device.
     Returns a `LawResult`; ValueError if draws leave fewer than two cells.
     """
     rounded = lambda rows: None if rows is None else torch.as_tensor(np.asarray(rows, dtype=np.float32)).to(dtype)
@@ -98,10 +99,11 @@ def judge(sampler_name, law, counts, draws, alpha, power, name="") -> LawResult:
     joint = chi_square("joint", _cells(law, counts), draws, share, power)
     if joint is None:
         raise ValueError(f"draws: got {draws}, which leaves fewer than two cells with an expected count of 5, accepted: enough for 2")
-    positions = [chi_square(f"position {position}", _cells(cells, marginal(counts, position)), draws, share, power) for position, cells in tested]
+    positions = [chi_square(f"position {position}", _cells(cells, marginal(counts, position)), draws, share, power)
+                 for position, cells in tested]
     positions = [test for test in positions if test is not None] if None in positions else positions
-    return LawResult(sampler_name, draws, joint.cells, joint.statistic, joint.p_value, share * (1 + len(positions)), joint.detectable_tv, power,
-                     [key for key in counts if not law.get(key)], positions, name)
+    return LawResult(sampler_name, draws, joint.cells, joint.statistic, joint.p_value, share * (1 + len(positions)), joint.detectable_tv,
+                     power, [key for key in counts if not law.get(key)], positions, name)
 
 
 def marginal(sequences, position):

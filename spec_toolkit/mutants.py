@@ -119,7 +119,8 @@ def _searched(sampler, level, device, seed, kind, found):
 
 
 def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=print, jobs=1, held=(), first=False) -> list[dict]:
-    """[{mutant, what, rung, source, idle, complete, caught_by, findings}] of every mutant on every rung it applies to (of `rungs`, None = all).
+    """[{mutant, what, rung, source, idle, complete, caught_by, findings}] of every mutant on every rung it applies to (of
+    `rungs`, None = all).
 
     Each in a process of its own, `jobs` at a time: compiled code is never unloaded, and a mutant may take its process with
     it or never end, which is a catch too. held: such entries from before; what they hold of the same source is not run again.
@@ -143,10 +144,12 @@ def judged(pairs, level="quick", device="cpu", seed=0, say=print, jobs=1, first=
     found = []
     with ThreadPoolExecutor(jobs) as pool:
         for (mutant, rung), caught in zip(pairs, pool.map(lambda pair: _apart(*pair, level, device, seed, first), pairs)):
-            entry = {"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "idle": caught is None, "complete": not first,
-                     "caught_by": sorted(caught or {}, key=PARTS.index), "findings": {part: words[:300] for part, words in (caught or {}).items()}}
+            entry = {"mutant": mutant.name, "what": mutant.what, "rung": rung, "source": mark(mutant, rung), "idle": caught is None,
+                     "complete": not first, "caught_by": sorted(caught or {}, key=PARTS.index),
+                     "findings": {part: words[:300] for part, words in (caught or {}).items()}}
             found.append(entry)
-            say(f"{'idle   ' if entry['idle'] else 'caught ' if caught else 'MISSED '} {mutant.name} ({rung}): {', '.join(entry['caught_by'])}")
+            outcome = "idle" if entry["idle"] else "caught" if caught else "MISSED"
+            say(f"{outcome:<7} {mutant.name} ({rung}): {', '.join(entry['caught_by'])}")
     return found
 
 
@@ -205,21 +208,24 @@ def main(argv=None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--out", metavar="FOLDER", help="receives mutants.json and mutants.md (such as results/cpu/mutants)")
     parser.add_argument("--first", action="store_true", help="stop at the first part that refuses a mutant: several times faster")
-    parser.add_argument("--resume", action="store_true", help="do not run again what --out holds of the same source, judged at the same level")
+    parser.add_argument("--resume", action="store_true", help="do not run again what --out holds of the same source and level")
     args = parser.parse_args(argv)
     chosen = [m for m in MUTANTS if not args.mutants or m.name in args.mutants]
     record = Path(args.out) / "mutants.json" if args.out else None
     before = json.loads(record.read_text()) if args.resume and record and record.is_file() else {}
     held = before["found"] if before.get("level") == args.level else []
-    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs, held=held, first=args.first)
+    found = kill(chosen, args.samplers, args.level, args.device, say=lambda text: print(text, flush=True), jobs=args.jobs, held=held,
+                 first=args.first)
     run = running(found)
     missed = [entry for entry in run if not entry["caught_by"]]
-    print(f"{len({e['mutant'] for e in run})} mutants on {len({e['rung'] for e in run})} rungs: {len(run) - len(missed)} of {len(run)} refused "
+    refused = len(run) - len(missed)
+    print(f"{len({e['mutant'] for e in run})} mutants on {len({e['rung'] for e in run})} rungs: {refused} of {len(run)} refused "
           f"({len(found) - len(run)} times the rung does not run what is patched)")
     if record:
         record.parent.mkdir(parents=True, exist_ok=True)
-        results.write_atomically(record, results.to_text({"format": "spec_toolkit mutants 1", "level": args.level, "refused": len(run) - len(missed),
-                                                          "of": len(run), "environment": results.environment(args.device), "found": found}))
+        results.write_atomically(record, results.to_text({
+            "format": "spec_toolkit mutants 1", "level": args.level, "refused": refused, "of": len(run),
+            "environment": results.environment(args.device), "found": found}))
         results.write_atomically(record.with_suffix(".md"), table(found))
     return 1 if missed or not run else 0
 

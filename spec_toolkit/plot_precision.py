@@ -32,8 +32,10 @@ def uniforms(bits=(16, 23, 24, 52), vocabs=(32, 1024, 32_000, 128_256)) -> Chart
 def tail(mass=1e-6, ids=(1, 10, 100, 1000, 10_000, 100_000)) -> Chart:
     """How often an id of the tail is drawn, against how often it should, for a race and for a cumulative sum."""
     chart, (axes,) = _panels(1, 7.5)
-    ways = [("race, 23-bit uniforms", lambda m: precision.race_tail(mass, m, 23)), ("race, 24-bit uniforms", lambda m: precision.race_tail(mass, m, 24)),
-            ("race, 52-bit uniforms (here)", lambda m: precision.race_tail(mass, m, 52)), ("cumulative sum, 23-bit uniform", lambda m: precision.below(mass, 23)),
+    ways = [("race, 23-bit uniforms", lambda m: precision.race_tail(mass, m, 23)),
+            ("race, 24-bit uniforms", lambda m: precision.race_tail(mass, m, 24)),
+            ("race, 52-bit uniforms (here)", lambda m: precision.race_tail(mass, m, 52)),
+            ("cumulative sum, 23-bit uniform", lambda m: precision.below(mass, 23)),
             ("race, 52-bit uniforms, E + 1e-9", lambda m: precision.race_tail(mass, m, 52, 1e-9))]
     for (colour, mark, line), (name, way) in zip(STYLES, ways):
         axes.plot(ids, [way(m) / mass for m in ids], color=colour, marker=mark, linestyle=line, label=name)
@@ -73,5 +75,6 @@ def _log(axes, x, y):
 
 
 def _legend(chart, axes) -> Chart:
-    chart.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4 if len(axes.lines) < 6 else 3, fontsize=8, frameon=False)
+    columns = 4 if len(axes.lines) < 6 else 3
+    chart.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
     return chart

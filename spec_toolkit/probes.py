@@ -43,7 +43,8 @@ def rebatched(sampler, problem, count=1000, seed=0) -> list[str]:
         width = min(rows.shape[1], tokens.shape[1])
         wrong = (rows[:, :width] != tokens[picked, :width]).any(1) | (rows[:, width:] != -1).any(1) | (counts != accepted[picked])
         wrong |= (bits != status[picked]) & bool(sampler.reports_status)
-        found += [f"request {picked[slot]} in slot {slot} of a batch of {len(picked)}: {rows[slot].tolist()}, before {tokens[picked[slot]].tolist()}"
+        found += [f"request {picked[slot]} in slot {slot} of a batch of {len(picked)}: {rows[slot].tolist()}, "
+                  f"before {tokens[picked[slot]].tolist()}"
                   for slot in np.flatnonzero(wrong)]
     return found
 

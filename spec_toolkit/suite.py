@@ -162,7 +162,8 @@ def _grid(kind: str) -> Iterator[Case]:
     yield Case("quick", "vocab 32000", None, {"batch": 2, "draft_len": 2, "vocab": 32000})
     for dtype, acceptance in product(ROW_DTYPES, (0.0, 1.0)):
         name = f"{'all accepted' if acceptance else 'all rejected'}, {str(dtype)[6:]}, padded"
-        yield Case("quick", name, None, {"batch": 3, "draft_len": 4, "vocab": 127, "acceptance": acceptance, "dtype": dtype, "row_padding": 5})
+        yield Case("quick", name, None, {"batch": 3, "draft_len": 4, "vocab": 127, "acceptance": acceptance, "dtype": dtype,
+                                         "row_padding": 5})
     for shape in ("peaked", "flat"):
         yield Case("quick", f"shape {shape}", None, {"batch": 8, "draft_len": 4, "vocab": 129, "shape": shape})
     for batch in (0, 1, 67):
@@ -175,9 +176,11 @@ def _edges(kind: str) -> Iterator[Case]:
     both, edge = ("cdf", "race"), {"part": "edges"}
     yield Case("quick", "no drafts at all", None, {"batch": 3, "draft_len": 0}, **edge)
     yield Case("quick", f"K {MAX_DRAFT}", None, {"batch": 2, "draft_len": MAX_DRAFT, "vocab": 17, "acceptance": 0.99}, **edge)
-    yield Case("quick", f"K {MAX_DRAFT}, all accepted", None, {"batch": 2, "draft_len": [MAX_DRAFT, MAX_DRAFT - 1], "vocab": 17, "acceptance": 1.0}, **edge)
+    lengths = [MAX_DRAFT, MAX_DRAFT - 1]
+    yield Case("quick", f"K {MAX_DRAFT}, all accepted", None, {"batch": 2, "draft_len": lengths, "vocab": 17, "acceptance": 1.0}, **edge)
     for dtype in (torch.float16, torch.bfloat16):  # sums kept in half precision stop growing
-        yield Case("quick", f"flat row, {str(dtype)[6:]}, vocab 32000", None, {"batch": 2, "draft_len": 0, "vocab": 32000, "shape": "flat", "dtype": dtype}, **edge)
+        flat = {"batch": 2, "draft_len": 0, "vocab": 32000, "shape": "flat", "dtype": dtype}
+        yield Case("quick", f"flat row, {str(dtype)[6:]}, vocab 32000", None, flat, **edge)
     for name in (name for name in EDITS if name not in LOGITS_ONLY or kind == "logits"):
         if name in ENDED:
             continue
@@ -188,7 +191,8 @@ def _edges(kind: str) -> Iterator[Case]:
     for name in ("bad ids", "misaligned rows", "subnormal entries", "NaN and inf", "odd probabilities"):
         yield Case("quick", f"{name}, one-hot drafts", name, {**EDITED, "draft_probs": False}, **edge)
     for name in ("bad ids", "NaN and inf", "empty rows", "zero residual") if kind == "logits" else ():
-        yield Case("quick", f"{name}, greedy", name, {**EDITED, "acceptance": EDIT_ACCEPTANCE.get(name, 0.9), "temperature": [0.0, 1.0, 0.0] * 3}, **edge)
+        heat = {"acceptance": EDIT_ACCEPTANCE.get(name, 0.9), "temperature": [0.0, 1.0, 0.0] * 3}
+        yield Case("quick", f"{name}, greedy", name, EDITED | heat, **edge)
     for name, (strict, variants) in ENDED.items():
         for suffix, arguments in variants.items():
             yield Case("quick", name + suffix, name, {**ENDS, **arguments}, strict=both if strict is None else strict, **edge)
@@ -199,7 +203,8 @@ _LONG = {"draft_len": [0, 1, 1, 0, 0, 1, 1, 0], "vocab": 2100}
 ENDED = {
     "accept uniform at its ends": (None, {"": {}, ", one-hot drafts": {"draft_probs": False}}),
     "u * draft = target exactly": (None, {"": {}}),
-    "draw uniform at its ends": (("cdf",), {"": _LONG | {"vocab": 33}, ", many tiles": _LONG, ", one-hot drafts": _LONG | {"draft_probs": False}}),
+    "draw uniform at its ends": (("cdf",), {"": _LONG | {"vocab": 33}, ", many tiles": _LONG,
+                                            ", one-hot drafts": _LONG | {"draft_probs": False}}),
     "race noise at its ends": (("race",), {"": {"vocab": 150, "draft_len": 0}, ", after a rejection": {"vocab": 150}}),
     "tied scores": (("race",), {"": {"vocab": 1000, "draft_len": 0}, ", after a rejection": {"vocab": 1000}}),
 }

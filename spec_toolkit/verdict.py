@@ -64,7 +64,8 @@ class Report:
     def _found(self, pairs):
         """What is wrong with the tokens of these cases; a case that raised has none."""
         none = [] if pairs else [("no case", "was run: nothing is known")]
-        return none + [(case.name, failure) for case, result in pairs for failure in result.failures if raised(result) or not is_poison(failure)]
+        return none + [(case.name, failure) for case, result in pairs for failure in result.failures
+                       if raised(result) or not is_poison(failure)]
 
     def _requests(self, pairs):
         exact, explained = sum(r.exact for _, r in pairs), sum(len(r.explained) for _, r in pairs)
@@ -78,7 +79,8 @@ class Report:
     def _law(self):
         bias = ", ".join(f"{law.finest_tv:.4f} ({law.name})" for law in self.laws)
         summary = (f"{len(self.laws)} laws, {sum(law.draws for law in self.laws):,} draws; an exact sampler fails in "
-                   f"{sum(law.alpha for law in self.laws):.0e} of reports; with {self.laws[0].power:.0%} power would catch a total variation of {bias}"
+                   f"{sum(law.alpha for law in self.laws):.0e} of reports; with {self.laws[0].power:.0%} power would "
+                   f"catch a total variation of {bias}"
                    if self.laws else "no law could be tested")
         missing = [] if self.laws else [("law", "none was tested: nothing is known of the distribution")]
         return Part("law", summary, missing + [(law.name, _law_words(law)) for law in self.laws if not law])
@@ -130,7 +132,8 @@ class Report:
                              "failures": [{"where": where, "what": asdict(what) if isinstance(what, Mismatch) else str(what)}
                                           for where, what in part.failures[:20]]} for part in self.parts}
         return {"sampler": self.sampler, "source_hash": self.source_hash, "draw": self.draw, "passed": self.passed, "level": self.level,
-                "kind": self.kind, "device": self.device, "seed": self.seed, "seconds": round(self.seconds, 2), "cases": [case.name for case, _ in self.results],
+                "kind": self.kind, "device": self.device, "seed": self.seed, "seconds": round(self.seconds, 2),
+                "cases": [case.name for case, _ in self.results],
                 "parts": parts, "laws": [law.to_dict() for law in self.laws],
                 "probes": {name: {"differences": len(found), "first": found[:3]} for name, found in self.probes.items()},
                 "refused": [list(pair) for pair in self.refused]}
