@@ -52,9 +52,9 @@ class Alarms:
 
     def __str__(self):
         limit = 1.628 / max(1, len(self.p_values)) ** 0.5  # passed by 1 in 100 uniform samples
-        return (f"{self.sampler}: {len(self.failed)} of {self.runs} reports of level {self.level} failed (expected: {ALPHA * self.runs:.1f}); "
-                f"{self.cases} cases, {self.explained} differences explained; p-values {self.distance:.4f} from uniform (99 % stay below "
-                f"{limit:.4f}); {self.seconds:.0f} s"
+        return (f"{self.sampler}: {len(self.failed)} of {self.runs} reports of level {self.level} failed (expected: "
+                f"{ALPHA * self.runs:.1f}); {self.cases} cases, {self.explained} differences explained; p-values {self.distance:.4f} from "
+                f"uniform (99 % stay below {limit:.4f}); {self.seconds:.0f} s"
                 + "".join(f"\n  seed {seed}: {text}" for seed, text in list(self.failed.items())[:3]))
 
     def to_dict(self) -> dict:

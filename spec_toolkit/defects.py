@@ -102,8 +102,8 @@ MUTANTS = (
     _m("no last id with weight", "where rounding finds no crossing, the first part", r"mass \? 31 - __clz\(mass\) : 0;", "0;", draw="cdf"),
     _m("bonus row from the residual", "after a clean sweep the draft row before is subtracted",
        (r"Row row = \{rows\.target \+ accepted \* rows\.target_stride, nullptr, -1\};",
-        "Row row = {rows.target + accepted * rows.target_stride, rows.draft && accepted ? rows.draft + (accepted - 1) *"
-        " rows.draft_stride : nullptr, -1};"),
+        ("Row row = {rows.target + accepted * rows.target_stride, "
+         "rows.draft && accepted ? rows.draft + (accepted - 1) * rows.draft_stride : nullptr, -1};")),
        (r"recovered && rows\.draft \? rows\.draft \+ accepted \* draft_stride : nullptr",
         "rows.draft && accepted + recovered ? rows.draft + (accepted - !recovered) * draft_stride : nullptr")),
     _m("all requests as long as the longest", "draft_start is not read",

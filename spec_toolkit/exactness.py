@@ -44,7 +44,8 @@ def _cut(run) -> str:
 
 def alarms_block(folder) -> str:
     rows = [[r["sampler"], r["level"], f"{r['runs']}", f"{len(r['failed'])}", f"{r['expected']:.1f}", f"{r['cases']:,}",
-             f"{r['explained']}", f"{r['distance']:.4f}", f"{1.628 / max(1, len(r['p_values'])) ** 0.5:.4f}"] for r in records(folder, "spec_toolkit alarms 1") if "p_values" in r]
+             f"{r['explained']}", f"{r['distance']:.4f}", f"{1.628 / max(1, len(r['p_values'])) ** 0.5:.4f}"]
+            for r in records(folder, "spec_toolkit alarms 1") if "p_values" in r]
     head = ["sampler", "level", "reports", "refused", "expected", "cases checked", "explained", "p-values from uniform", "99 % stay below"]
     return markdown(head, rows, texts=2) if rows else "No count is recorded.\n"
 
@@ -65,8 +66,9 @@ def checks_block(folder) -> str:
             finest = min((law["finest_tv"] for law in report["laws"]), default=None)
             first = next((f"{part}: {f['where']}" for part, found in parts.items() for f in found["failures"]), "")
             draws = sum(law["draws"] for law in report["laws"])
-            rows.append([report["sampler"], report["level"], where(record), *("PASS" if part["passed"] else "FAIL" for part in parts.values()),
-                         first, f"{len(report['cases'])}", f"{draws:,}", "" if finest is None else f"{finest:.4f}"])
+            passed = ["PASS" if part["passed"] else "FAIL" for part in parts.values()]
+            finest = "" if finest is None else f"{finest:.4f}"
+            rows.append([report["sampler"], report["level"], where(record), *passed, first, f"{len(report['cases'])}", f"{draws:,}", finest])
     head = ["sampler", "level", "on", *mutants.PARTS, "first failure", "cases", "draws", "finest bias"]
     return markdown(head, rows, texts=8) if rows else "No report is recorded: `make gpu-check` writes them on a GPU.\n"
 

@@ -231,6 +231,6 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    from spec_toolkit import mutants  # by its real name, which the processes know it by
+    from spec_toolkit import mutants  # noqa: PLW0406 (by its real name, which the processes know it by)
     globals().update(__spec__=None, __file__=None)  # so that they do not run this file again as their main module
     sys.exit(mutants.main())

@@ -84,7 +84,7 @@ def test_a_peer_that_is_not_installed(capsys, monkeypatch):
 
 def test_json(capsys, tmp_path):
     path = tmp_path / "found.json"
-    code, out, _ = said(capsys, "v1", "torch_vectorised", "--seed", "3", "--draws", "2000", "--rebatchings", "2", "--json", str(path))
+    code, _, _ = said(capsys, "v1", "torch_vectorised", "--seed", "3", "--draws", "2000", "--rebatchings", "2", "--json", str(path))
     found = json.loads(path.read_text())
     assert code == 0 and found["format"] == "spec_toolkit check 1" and found["environment"]["torch"] == torch.__version__
     assert [report["sampler"] for report in found["reports"]] == ["v1", "torch_vectorised"]
