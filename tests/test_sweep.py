@@ -50,13 +50,13 @@ def command(*words):
 
 
 def contents(out):
-    """Everything that a sweep leaves, but for when and how long: {record: (what it says, {file: its outputs or bytes})}."""
+    """Everything that a sweep leaves, but for when, how long and of which commit: {record: (what it says, {file: its outputs or bytes})}."""
     assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"], "something unfinished is left"
     found = {}
     for slug, record in sweep.load_tasks(out).items():
         files = {path.name: path.read_text() for path in (out / slug).iterdir()}
         cells = json.loads(files.pop("01_tiny.ipynb"))["cells"]
-        said = {key: record[key] for key in record if key not in ("seconds", "started")}
+        said = {key: record[key] for key in record if key not in ("seconds", "started", "environment")}  # a commit may be made meanwhile
         found[slug] = said, files, [output.get("text") for cell in cells for output in cell.get("outputs", [])]
     assert {path.stem for path in out.glob("*.json")} == {path.name for path in out.iterdir() if path.is_dir()} == set(found)
     return found
