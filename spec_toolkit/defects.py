@@ -1,6 +1,10 @@
 """The planted defects: each of a kind really shipped, as patches of the rungs' sources (mutants.py applies and judges them).
 
 An anchor is a regular expression; where a defect has several, each is for another way in which the rungs do the same thing.
+
+Some are for rungs from probabilities alone. Stored probabilities are exact, so a test u * draft < target has a right answer to the last
+bit. From logits both sides are a float32 softmax, and what moves a decision or a draw by less than that rounds (a boundary met
+exactly, u = 1 for 1 - 2^-24, a draw by 23 bits) cannot be told from it. A target's softmax has no infinity at all.
 """
 from __future__ import annotations
 
@@ -39,23 +43,26 @@ MUTANTS = (
        _RESIDUAL, "return usable(target) ? target : 0.0f;"),
     _m("absolute residual", "recovers from |target - draft|",
        _RESIDUAL, "return usable(fabsf(target - draft)) ? fabsf(target - draft) : 0.0f;"),
-    _m("inclusive accept", "u * draft <= target", _ACCEPTS, "(double)u * draft <= target"),
-    _m("accept in logarithms", "log u + log draft < log target, in float32", _ACCEPTS, "logf(u) + logf(draft) < logf(target)"),
+    _m("inclusive accept", "u * draft <= target", _ACCEPTS, "(double)u * draft <= target", input="probs"),
+    _m("accept in logarithms", "log u + log draft < log target, in float32",
+       _ACCEPTS, "logf(u) + logf(draft) < logf(target)", input="probs"),
     _m("accept ignores the draft", "u < target", _ACCEPTS, "u < target"),
     _m("accept by half", "accepts where target > draft / 2, without a random number", _ACCEPTS, "draft < 2.0f * target"),
-    _m("accepts an infinity", "no test that the target probability is finite", r"x > 0\.0f && x < CUDART_INF_F", "x > 0.0f"),
+    _m("accepts an infinity", "no test that the target probability is finite",
+       r"x > 0\.0f && x < CUDART_INF_F", "x > 0.0f", input="probs"),
     _m("one-hot draft taken for zero", "the residual keeps the rejected id where drafts have no rows",
        r"id == row\.drafted \? 1\.0f : 0\.0f|first \+ k == row\.drafted \? 1\.0f : 0\.0f", "0.0f"),
     _m("one-hot draft tested as 0.5", "a draft without a row is accepted with twice its probability",
        (r"return accepts\(u, p, q\);", "return accepts(u, p, row.draft ? q : 0.5f * q);"),
-       (r"(q = [\w.]+ \? __shfl_sync\(ALL, chance, 16\) : )1\.0f;", r"\g<1>0.5f;")),
+       (r"( q = [\w.]+ \? [^:;]+ : )1\.0f;", r"\g<1>0.5f;")),
     # ---- random numbers
-    _m("24-bit half-bin uniform", "(k + 0.5) * 2^-24 in float32, which rounds to 1", _HALF_BIN, "((word >> 8) + 0.5f) * 0x1p-24f"),
+    _m("24-bit half-bin uniform", "(k + 0.5) * 2^-24 in float32, which rounds to 1",
+       _HALF_BIN, "((word >> 8) + 0.5f) * 0x1p-24f", input="probs"),
     _m("uniform includes 0", "k * 2^-23", _HALF_BIN, "(word >> 9) * 0x1p-23f"),
-    _m("uniform includes 1", "(k + 1) * 2^-23", _HALF_BIN, "((word >> 9) + 1.0f) * 0x1p-23f"),
+    _m("uniform includes 1", "(k + 1) * 2^-23", _HALF_BIN, "((word >> 9) + 1.0f) * 0x1p-23f", input="probs"),
     _m("uniform of 16 bits", "(k + 0.5) * 2^-16 from the top 16 bits", _HALF_BIN, "((word >> 16) + 0.5f) * 0x1p-16f"),
     _m("draw uniform of 23 bits", "the inverse of the cumulative sum at a float32 uniform",
-       r"return uniform52\(words\.x, words\.y\);", "return uniform23(words.x);", draw="cdf"),
+       r"return uniform52\(words\.x, words\.y\);", "return uniform23(words.x);", draw="cdf", input="probs"),
     _m("accept uniform drawn with again", "the draw uses the number that rejected",
        r"const uint4 words = random_words\(seed, position, STREAM_RECOVER, num_accepted\);",
        "const uint4 words = random_words(seed, position, STREAM_ACCEPT, num_accepted);", draw="cdf"),
@@ -177,7 +184,7 @@ MUTANTS = (
        (r"(shared_accepted = accepted, shared_bits = bits[^;]*;\n    \})\n    __syncthreads\(\);", r"\1"),
        (r"if \(clusters == 1\) __syncthreads\(\);", ""),
        (r"(shared\.ticket = atomicAdd\(&queue\[b\], 1ull\);\n)    __syncthreads\(\);", r"\1"),
-       (r"(tile_stats\[[^\n]*\] = \w+;\n(?: *\}\n)+) *__syncthreads\(\);", r"\1")),
+       (r"((?:tile_stats\[[^\n]*\] = \w+;|shared_call = [^\n]*;)\n(?: *\}\n)*) *__syncthreads\(\);", r"\1")),
     _m("missing barrier of the cluster", "blocks read the sums before all have come", r"\n( *)cluster_barrier\(\);", ""),
     _m("barrier in a branch", "only some threads reach it",
        r"\n    __syncthreads\(\);\n    const int accepted = shared_accepted;",

@@ -44,7 +44,7 @@ def accept_ends(problem):
     """The first test at the smallest and the largest u: target = 0, just not enough, just enough, target = draft."""
     above = LEAST_U * (1 + 2.0**-23)
     tests = [(ACCEPT_LOW, 0.0, 1.0), (ACCEPT_LOW, LEAST_U, 1.0), (ACCEPT_LOW, above, 1.0), (ACCEPT_LOW, LEAST_U / 2, 1.0),
-             (ACCEPT_HIGH, 0.3, 0.3), (ACCEPT_HIGH, 0.9, 0.9), (ACCEPT_HIGH, 1 - LEAST_U, 1.0), (ACCEPT_HIGH, 1.0, 1.0)]
+             (ACCEPT_LOW, 4 * LEAST_U, 1.0), (ACCEPT_HIGH, 0.3, 0.3), (ACCEPT_HIGH, 1 - LEAST_U, 1.0), (ACCEPT_HIGH, 1.0, 1.0)]
     return _tested(problem, tests)
 
 

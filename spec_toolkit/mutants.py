@@ -123,11 +123,11 @@ def kill(mutants=MUTANTS, rungs=None, level="quick", device="cpu", seed=0, say=p
     `rungs`, None = all).
 
     Each in a process of its own, `jobs` at a time: compiled code is never unloaded, and a mutant may take its process with
-    it or never end, which is a catch too. held: such entries from before; what they hold of the same source is not run again.
+    it or never end, which is a catch too. held: such entries from before; what they refuse, of the same source, is not run again.
     first: ask no further part once one has refused a mutant (which is then not `complete`).
     """
     pairs = [(mutant, rung) for mutant in mutants for rung in applies_to(mutant) if rungs is None or rung in rungs]
-    known = {(entry["mutant"], entry["rung"], entry["source"]): entry for entry in held}
+    known = {(entry["mutant"], entry["rung"], entry["source"]): entry for entry in held if entry["caught_by"] or entry["idle"]}
     old = {(mutant.name, rung): known[key] for mutant, rung in pairs if (key := (mutant.name, rung, mark(mutant, rung))) in known}
     new = judged([pair for pair in pairs if (pair[0].name, pair[1]) not in old], level, device, seed, say, jobs, first)
     found = old | {(entry["mutant"], entry["rung"]): entry for entry in new}

@@ -56,7 +56,7 @@ def outputs(case, draw="cdf"):
 
 def test_accept_uniform_at_its_ends():
     accepted = outputs(QUICK["accept uniform at its ends"]).num_accepted.tolist()
-    #                    p=0 p=u p>u p<u | p=q p=q p=u p=1
+    #                    p=0 p=u p>u p<u p=4u | p=q p=u p=1
     assert accepted == [0, 0, 1, 0, 1, 1, 0, 1]
 
 
