@@ -10,8 +10,12 @@ __device__ __forceinline__ void load_tile(const ROW* row, int tile, int vocab, i
         #pragma unroll
         for (int i = 0; i < PIECES; ++i) piece[i] = *reinterpret_cast<const uint4*>(row + first + i * STEP);
     } else {
-        #pragma unroll
-        for (int i = 0; i < PIECES; ++i) piece[i] = load_elements(row, first + i * STEP, vocab);
+        #pragma unroll 1
+        for (int i = 0; i < PIECES; ++i) {
+            const uint4 one = load_elements(row, first + i * STEP, vocab);
+            #pragma unroll
+            for (int j = 0; j < PIECES; ++j) piece[j] = j == i ? one : piece[j];  // an index that is not a constant would cost local memory
+        }
     }
 }
 
@@ -25,23 +29,26 @@ __device__ __forceinline__ int min_warp(int x) {
     return x;
 }
 
-// The first id of a tile that has its maximum; apart, since only greedy requests run it.
 struct Pieces { uint4 piece[PIECES]; };
-__device__ __noinline__ int first_of(Pieces held, int tile, float top, int lane) {
+
+// The first id of a tile that has its maximum. Read again: only greedy requests need it.
+__device__ __forceinline__ int first_of(const ROW* row, int tile, int vocab, float top, int lane) {
     int first = NO_ID;
-    #pragma unroll
+    #pragma unroll 1
     for (int i = PIECES - 1; i >= 0; --i) {
         ROW x[VEC];
-        memcpy(x, &held.piece[i], 16);
+        const int begin = tile * TILE + i * STEP + lane * VEC;
+        const uint4 piece = load_piece(row, begin, vocab);
+        memcpy(x, &piece, 16);
         #pragma unroll
         for (int k = VEC - 1; k >= 0; --k)
-            if (to_float(x[k]) == top) first = tile * TILE + i * STEP + lane * VEC + k;
+            if (to_float(x[k]) == top) first = begin + k;
     }
     return min_warp(first);
 }
 
 // The same in all lanes. The powers are taken relative to the tile's own maximum: no logit is too large.
-__device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, float factor, bool greedy, int lane) {
+__device__ __forceinline__ Stats tile_statistics(const Pieces& held, const ROW* row, int tile, int vocab, float factor, bool greedy, int lane) {
     float top = -CUDART_INF_F, sum = 0.0f;
     ROW x[VEC];
     #pragma unroll
@@ -60,7 +67,7 @@ __device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, f
         for (int k = 0; k < VEC; ++k) part += power((to_float(x[k]) - base) * factor);
         sum += part;
     }
-    return {top, sum_warp(sum), greedy ? first_of(held, tile, top, lane) : NO_ID};
+    return {top, sum_warp(sum), greedy ? first_of(row, tile, vocab, top, lane) : NO_ID};
 }
 
 // The first maximum of the target row, with the status that its weights would have met: mass on one id, less mass on one id.

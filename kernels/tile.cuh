@@ -117,6 +117,14 @@ __device__ __forceinline__ int find_in_piece(const uint4& target, const uint4& d
     return id;
 }
 
+// The same of a piece that a whole warp holds: the lane, then the id.
+__device__ __forceinline__ int find_among_lanes(const uint4& target, const uint4& draft, const Row& row, int first, float rest, int lane) {
+    bool finite = true;
+    const float own = sum_piece(target, draft, row, first, finite), upto = scan_warp(own, lane);
+    const int owner = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
+    return __shfl_sync(ALL, find_in_piece(target, draft, row, first, rest - (upto - own)), owner);
+}
+
 // The id in a tile at which the cumulative weight passes `rest`, by one warp.
 __device__ __forceinline__ int find_in_tile(const Row& row, int tile, float rest, int vocab, int lane) {
     float sum[PIECES] = {};

@@ -1,13 +1,14 @@
 /*
 V6 - clusters: blocks that share a row share memory
-Changes   The blocks of a request are one cluster: they run together, and write their sums into each other's shared memory. One
+Changes   (Tried.) The blocks of a request are one cluster: they run together, and write their sums into each other's shared memory. One
           barrier of the cluster replaces words in global memory and the wait for them; each block then knows all sums, and the
           one in whose part the token lies finds it, in lines that it read itself. No scratch is left, and no last block.
           Where all rows together are few bytes (RUSH), each row pair gets a cluster of its own that sums it while the drafts are
           tested: the cluster whose row is chosen goes on, the others leave. More bytes, less waiting.
 Reads     The rejected row pair (or the bonus row) once, and one tile of it again; below RUSH all rows.
-Slow      Two reads that need each other before the row is known (token, then probability). Without clusters (before Hopper)
-          it is one block per request, as V4: there V6 is the faster one.
+Slow      The idea loses: a cluster starts when there is room for all its blocks at once, so large blocks fit badly, and few
+          blocks share a row. It is kept for what it shows; V7 goes on from V5. Without clusters (before Hopper) it is one
+          block per request, as V4.
 --- contract ---
 grid    = "batch * clusters * parts"
 block   = "32 * WARPS + 32"

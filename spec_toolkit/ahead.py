@@ -8,13 +8,16 @@ import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-WORKERS = 8  # each holds a problem and a CUDA context: with the grid's largest, 8 of them hold 80 GB
+import torch
+
+WORKERS = 8
+WORKER_BYTES = 12 << 30  # GPU memory of each: a CUDA context and the grid's largest problem
 
 
 def compile_ahead(problems, device="cuda", workers: int | None = None) -> dict[int, str]:
     """Bind torch_compile to each problem (arguments of make_problem); {index: error} of those that failed, {} if none."""
     size = lambda i: -problems[i]["batch"] * problems[i]["vocab"] * (problems[i].get("draft_len", 8) + 1)
-    workers = workers or max(1, min(WORKERS, len(problems), (os.cpu_count() or 2) // 2))
+    workers = workers or max(1, min(WORKERS, len(problems), (os.cpu_count() or 2) // 2, _room(device)))
     failed = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_alone) as pool:
         waiting = {pool.submit(_compile, problems[i], str(device)): i for i in sorted(range(len(problems)), key=size)}
@@ -22,6 +25,11 @@ def compile_ahead(problems, device="cuda", workers: int | None = None) -> dict[i
             if error := done.exception():
                 failed[waiting[done]] = f"{type(error).__name__}: {error}"
     return failed
+
+
+def _room(device) -> int:
+    """How many workers the device's free memory holds."""
+    return torch.cuda.mem_get_info(device)[0] // WORKER_BYTES if torch.device(device).type == "cuda" else WORKERS
 
 
 def _alone() -> None:

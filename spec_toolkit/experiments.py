@@ -78,7 +78,7 @@ def _input(name: str) -> str | None:
 TODAY = ("flashinfer_chain", "torch_compile", "torch_vectorised")  # with a GPU time
 HALVES = (torch.float16, torch.bfloat16)
 LOGITS = {"acceptance": 0.69, "logits": True, "dtype": torch.bfloat16}
-FROM_LOGITS = ("rungs", "softmax+v6", "softmax+flashinfer_chain", "softmax+torch_vectorised", "torch_compile", "torch_vectorised")
+FROM_LOGITS = ("rungs", "softmax+v7", "softmax+flashinfer_chain", "softmax+torch_vectorised", "torch_compile", "torch_vectorised")
 LOGITS_SHAPES = ((1, 4, 128256), (8, 4, 128256), (16, 8, 151936), (64, 8, 32000), (64, 4, 128256), (256, 4, 128256))
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -109,5 +109,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "logits_lse": Experiment([{"batch": b, "draft_len": k, "vocab": v, **LOGITS, "draft_lse": True} for b, k, v in LOGITS_SHAPES],
                              FROM_LOGITS, flushes=("write",)),
     "acceptance": Experiment(grid(batch=64, draft_len=8, vocab=128256, **LOGITS | {"acceptance": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)}),
-                             ("rungs", "softmax+v6", "softmax+torch_vectorised"), flushes=("write",)),
+                             ("rungs", "softmax+v7", "softmax+torch_vectorised"), flushes=("write",)),
 }

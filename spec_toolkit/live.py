@@ -1,6 +1,6 @@
 """A kernel file that is read anew at each call, for writing one in an editor: save the file, call again, and it has changed.
 
-    sampler = live_sampler("v6")              # a rung by name, or the path of a .cu file; BLOCK=64 sets a tune macro
+    sampler = live_sampler("v7")              # a rung by name, or the path of a .cu file; BLOCK=64 sets a tune macro
     sampler(problem)                          # compiled again if the file, or a header that it includes, has changed
     save_kernel(mine, examine(mine, "few"), "kernels/v99_mine.cu")
 """
@@ -48,7 +48,7 @@ class LiveSampler:
 
 
 def live_sampler(name_or_path, **tune) -> LiveSampler:
-    """A rung by its name ("v6", "v6_hidden_latency") or a .cu file by its path, read anew at each call. ValueError if there is none."""
+    """A rung by its name ("v7", "v7_hidden_latency") or a .cu file by its path, read anew at each call. ValueError if there is none."""
     path = Path(name_or_path)
     if path.suffix != ".cu":
         found = [file for file in sorted(paths.kernels_dir().glob("v*.cu")) if str(name_or_path) in (file.stem, file.stem.split("_")[0])]

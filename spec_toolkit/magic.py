@@ -2,7 +2,7 @@
 
     %%cuda_sampler mine              the cell is a kernel file, contract and all; `mine` is then a sampler
     %%cuda_sampler mine BLOCK=64     with a macro of its contract set
-    %cuda_sampler mine v6            a rung, or the path of a .cu file, that is compiled again whenever it has changed
+    %cuda_sampler mine v7            a rung, or the path of a .cu file, that is compiled again whenever it has changed
 
 The kernel is compiled at once, for the GPU or the CPU executor, so that an error names its line in the cell.
 """

@@ -49,7 +49,7 @@ def test_the_tree_names_what_there_is():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_captured_graph_draws_afresh():
     problem = make_problem(batch=16, draft_len=3, vocab=5003, device="cuda")
-    names = {"torch": torch, "problem": problem, "sampler": load_sampler("v6")}
+    names = {"torch": torch, "problem": problem, "sampler": load_sampler("v7")}
     before = problem.positions.clone()
     exec(PYTHON[1], names)  # noqa: S102 (our own page)
     torch.cuda.synchronize()
