@@ -76,11 +76,13 @@ def test_code_that_a_rung_does_not_run_is_idle():
 def test_what_is_held_is_not_run_again(monkeypatch):
     runs = []
     monkeypatch.setattr(mutants, "judged", lambda pairs, *words, **more: runs.append(len(pairs)) or [
-        {"mutant": mutant.name, "rung": rung, "source": mutants.mark(mutant, rung)} for mutant, rung in pairs])
+        {"mutant": mutant.name, "rung": rung, "source": mutants.mark(mutant, rung), "idle": False, "caught_by": ["law"]}
+        for mutant, rung in pairs])
     first = kill(MUTANTS[:3], ["v1", "v2"])
     assert kill(MUTANTS[:4], ["v1", "v2"], held=first)[:6] == first and runs == [6, 2]
-    kill(MUTANTS[:3], ["v1", "v2"], held=[{**entry, "source": "another"} for entry in first])
-    assert runs[-1] == 6
+    for other in ({"source": "another"}, {"caught_by": []}):  # the rung is another one, or the mutant was missed
+        kill(MUTANTS[:3], ["v1", "v2"], held=[entry | other for entry in first])
+        assert runs[-1] == 6
 
 
 def test_where_a_mutant_does_not_apply():
