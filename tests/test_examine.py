@@ -274,3 +274,10 @@ def test_a_law_says_all_that_it_should():
     assert isinstance(law, LawResult) and all(word in str(law) for word in ("draws", "alpha", "99% power", "total variation"))
 
 
+
+
+def test_thorough_on_a_cpu_runs_all_but_what_needs_a_gpu():
+    report = examine(load_sampler("v1"), "thorough", device="cpu", draws=20_000, rebatchings=2)
+    assert report, str(report)
+    assert report.refused == [("more than 2^31 elements", "needs a GPU")] and len(report.results) == len(suite.listed("thorough")) - 1
+    assert {law.draws for law in report.laws} == {20_000} and max(result.problem.count("128256") for _, result in report.results)
