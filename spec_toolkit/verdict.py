@@ -92,7 +92,7 @@ class Report:
         if moves and not self.own:
             summary += f"; {', '.join(moves)}: {'A REQUEST CHANGES' if failures else 'a request keeps its tokens'}"
         if self.refused:
-            summary += f"; {len(self.refused)} cases not run ({'; '.join(dict.fromkeys(_short(why) for _, why in self.refused))[:300]})"
+            summary += f"; {len(self.refused)} not run ({'; '.join(dict.fromkeys(_short(why) for _, why in self.refused))[:300]})"
         return Part("edges", summary, self._found(pairs) + failures)
 
     def _poison(self):
