@@ -44,9 +44,11 @@ def _cut(run) -> str:
 
 def alarms_block(folder) -> str:
     rows = [[r["sampler"], r["level"], f"{r['runs']}", f"{len(r['failed'])}", f"{r['expected']:.1f}", f"{r['cases']:,}",
-             f"{r['explained']}", f"{r['distance']:.4f}", f"{1.628 / max(1, len(r['p_values'])) ** 0.5:.4f}"]
+             f"{r['explained']}", f"{r['distance']:.4f}", f"{1.628 / max(1, len(r['p_values'])) ** 0.5:.4f}",
+             (r["environment"]["git"] or "")[:7]]
             for r in records(folder, "spec_toolkit alarms 1") if "p_values" in r]
-    head = ["sampler", "level", "reports", "refused", "expected", "cases checked", "explained", "p-values from uniform", "99 % stay below"]
+    head = ["sampler", "level", "reports", "refused", "expected", "cases checked", "explained", "p-values from uniform", "99 % stay below",
+            "commit"]
     return markdown(head, rows, texts=2) if rows else "No count is recorded.\n"
 
 
@@ -68,7 +70,8 @@ def checks_block(folder) -> str:
             draws = sum(law["draws"] for law in report["laws"])
             passed = ["PASS" if part["passed"] else "FAIL" for part in parts.values()]
             finest = "" if finest is None else f"{finest:.4f}"
-            rows.append([report["sampler"], report["level"], where(record), *passed, first, f"{len(report['cases'])}", f"{draws:,}", finest])
+            rows.append([report["sampler"], report["level"], where(record), *passed, first,
+                         f"{len(report['cases'])}", f"{draws:,}", finest])
     head = ["sampler", "level", "on", *mutants.PARTS, "first failure", "cases", "draws", "finest bias"]
     return markdown(head, rows, texts=8) if rows else "No report is recorded: `make gpu-check` writes them on a GPU.\n"
 

@@ -41,7 +41,7 @@ def test_blocks_without_records_say_so(tmp_path):
 
 
 def test_blocks_of_made_up_records(tmp_path):
-    environment = {"gpu": "Paper", "git": "0"}
+    environment = {"gpu": "Paper", "git": "0123456789"}
     entry = {"mutant": "m", "what": "w", "rung": "v1", "source": "s", "complete": True, "findings": {}}
     law = {"draws": 2000, "finest_tv": 0.0123}
     parts = {name: {"passed": name != "edges", "failures": [{"where": "empty rows", "what": "x"}] if name == "edges" else []} for name in ("tokens", "law", "edges", "poison")}
@@ -60,7 +60,7 @@ def test_blocks_of_made_up_records(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
     text = exactness.written("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in exactness.BLOCKS), tmp_path)
     assert "1 of 2 refused: 1 mutants on 2 rungs, level quick, on Paper" in text and "| m |  | v1 |  |  | v2 |" in text and "v3" not in text
-    assert "| v1 | quick | 200 | 1 | 0.2 | 14,800 | 3 | 0.0200 | 0.0814 |" in text
+    assert "| v1 | quick | 200 | 1 | 0.2 | 14,800 | 3 | 0.0200 | 0.0814 | 0123456 |" in text
     assert "| l | joint | 6,000 | 0.0500 | 98 of 100 |" in text
     assert "| v5 | thorough | Paper | PASS | PASS | FAIL | PASS | edges: empty rows | 2 | 2,000 | 0.0123 |" in text
     assert exactness.written(text, tmp_path) == text
