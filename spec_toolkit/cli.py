@@ -66,13 +66,14 @@ def add_sanitize(commands) -> None:
     """`sanitize --out results`: every rung below compute-sanitizer's four tools, recorded."""
     parser = commands.add_parser("sanitize", help="run every rung below compute-sanitizer's four tools, and record what they find")
     _add_recording(parser)
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a tool that takes longer (it is recorded as a fault)")
     parser.set_defaults(action=sanitize)
 
 
 def sanitize(args: argparse.Namespace) -> int:
     from . import sanitize
 
-    return _recorded(args, lambda: sanitize.record(args.out, args.samplers))
+    return _recorded(args, lambda: sanitize.record(args.out, args.samplers, args.limit))
 
 
 def _add_recording(parser) -> None:

@@ -150,9 +150,15 @@ def caption(records) -> str:
         parts.append(f"median and p10 to p90 of {_range(counts)} samples")
     torch, cuda = records[0]["environment"].get("torch"), records[0]["environment"].get("driver")
     parts.append(f"torch {torch}" + (f", driver {cuda}" if cuda else ""))
-    commit = distinct(records, lambda r: (r["environment"].get("git") or "")[:9] or None)
+    commit = distinct(records, commit_of)
     parts.append(_range(distinct(records, lambda r: r["created"][:10])) + (f", commit {_range(commit)}" if commit else ""))
     return "; ".join(parts) + "."
+
+
+def commit_of(record) -> str | None:
+    """The commit that ran, marked where the sources had changed since; None where it is not known."""
+    commit = (record["environment"].get("git") or "")[:9]
+    return commit + (" and changes" if record["environment"].get("git_clean") is False else "") if commit else None
 
 
 def _range(values) -> str:

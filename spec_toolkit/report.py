@@ -142,7 +142,7 @@ def environments(sections) -> list[dict]:
     made = []
     for records in found.values():
         newest, days = max(records, key=lambda r: r["created"]), sorted({r["created"][:10] for r in records})
-        commits = reading.distinct(records, lambda r: (r["environment"].get("git") or "")[:9] or None)
+        commits = reading.distinct(records, reading.commit_of)
         stale = sorted({r["sampler"] for r in records if r.stale})
         made.append({key: value for key, value in newest["environment"].items() if key not in ("git", "git_clean")}
                     | {"commit": ", ".join(commits), "recorded": " to ".join(dict.fromkeys((days[0], days[-1]))), "records": len(records),

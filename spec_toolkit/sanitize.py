@@ -28,7 +28,7 @@ from .tables import NONE, markdown
 
 TOOLS = tuple(CONTROLS)
 FORMAT = "spec_toolkit sanitizers 1"
-LIMIT_S = 550          # a tool that takes longer is stopped
+LIMIT_S = 550          # a tool that takes longer is stopped, if no other limit is given
 SHOWN = 12             # lines of a report that the record keeps
 FOREIGN = re.compile(r"(?:\bat|Device Frame:) (?:void )?(?:at::|c10::|cupy_|cub::|thrust::)")  # kernels of PyTorch and CuPy
 NO_FINDING = re.compile(r" (?:COMPUTE-SANITIZER|\w+ SUMMARY|Warning: (?!Race reported)|(?:Error: )?(?:Target application|process didn't))")
@@ -41,7 +41,7 @@ class NoSanitizer(RuntimeError):
 
 @dataclass(frozen=True)
 class Log:
-    """What one tool printed. returncode None: it was stopped after LIMIT_S."""
+    """What one tool printed. returncode None: it was stopped."""
     tool: str
     text: str
     returncode: int | None
@@ -60,8 +60,8 @@ def find_sanitizer() -> str:
     return found
 
 
-def run_tool(sanitizer: str, tool: str, names) -> Log:
-    """Run the target below one tool. Nothing is cached by PyTorch's allocator, so that each array is an allocation of its own."""
+def run_tool(sanitizer: str, tool: str, names, limit: float) -> Log:
+    """Run the target below one tool, `limit` seconds at most. Nothing is cached by PyTorch's allocator, so that each array is an allocation of its own."""
     command = [sanitizer, "--tool", tool, "--target-processes", "all", "--report-api-errors", "no", "--show-backtrace", "device",
                "--destroy-on-device-error", "kernel", "--print-limit", "1000",
                sys.executable, "-m", "spec_toolkit.sanitize_target", tool, *names]
@@ -70,10 +70,11 @@ def run_tool(sanitizer: str, tool: str, names) -> Log:
     with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                           start_new_session=True) as process:
         try:
-            text, code = process.communicate(timeout=LIMIT_S)[0], process.returncode
+            text, code = process.communicate(timeout=limit)[0], process.returncode
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the tool and the Python below it
             text, code = process.communicate()[0], None
+    print(f"{tool}: {'stopped' if code is None else 'ended'} after {time.perf_counter() - began:.0f} s", flush=True)
     return Log(tool, text, code, time.perf_counter() - began)
 
 
@@ -145,16 +146,16 @@ def summarise(logs: list[Log], samplers: dict) -> dict:
     return {"passed": passed, "tools": tools, "samplers": found}
 
 
-def record(out="results", names=None) -> bool:
+def record(out="results", names=None, limit: float | None = None) -> bool:
     """Run all tools at once, print the table and what was found, write out/<gpu>/sanitizers/sanitizers.json; True if all is clean.
 
-    names None: every rung. Raises NoSanitizer, bench.NeedsGPU.
+    names None: every rung. limit: seconds after which a tool is stopped (recorded as a fault), None = LIMIT_S. Raises NoSanitizer, bench.NeedsGPU.
     """
     bench.gpu_of("cuda")
     sanitizer = find_sanitizer()
     samplers = {name: load_sampler(name) for name in names or list_kernels()}
     with ThreadPoolExecutor(len(TOOLS)) as pool:
-        logs = list(pool.map(lambda tool: run_tool(sanitizer, tool, list(samplers)), TOOLS))
+        logs = list(pool.map(lambda tool: run_tool(sanitizer, tool, list(samplers), limit or LIMIT_S), TOOLS))
     made = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "environment": results.environment("cuda"),
             **summarise(logs, samplers)}
     print(table(made), *explanations(made), sep="\n", flush=True)
