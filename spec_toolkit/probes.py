@@ -119,9 +119,10 @@ def probe(sampler, device="cpu", seed=0, rebatchings=8, kind=None) -> dict[str, 
             sampler, *(make_problem(6, LENGTHS, 2049, seed=seed + n, **words) for n in (3, 4)))
         tried["other multiprocessor counts"] = lambda: resplit(sampler, problem, SM_COUNTS)
         if on_cpu:
-            narrow, wide = (make_problem(batch, lengths, vocab, seed=seed + n, **words) for batch, lengths, vocab, n in (
-                (6, LENGTHS, 1025, 1), (3, [2, 0, 1], 9001, 2)))
-            tried["other thread orders"] = lambda: reordered(sampler, narrow) + reordered(sampler, wide)
+            others = [{}, {"draft_probs": False}, *([{"draft_lse": True}, {"temperature": [0.0, 1.0, 0.5]}] if words["logits"] else [])]
+            given = [make_problem(6, LENGTHS, 1025, seed=seed + 1, **words),
+                     *(make_problem(3, [2, 0, 1], 9001, seed=seed + 2, **words, **other) for other in others)]
+            tried["other thread orders"] = lambda: [text for one in given for text in reordered(sampler, one)]
     return {name: _tried(run) for name, run in tried.items()}
 
 
