@@ -1,0 +1,111 @@
+"""Where draft tokens come from: a small model (with its rows), or the text itself (n-grams, without rows).
+
+A drafter makes a Draft for the texts as they are: `drafter.start(prompts)` -> state, `state.draft(texts, positions)` -> Draft,
+`state.take_back(texts)` after the step.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from .cached_model import CachedModel, padded, read_prompts
+from .philox import DRAFT, random_words, uniform52
+
+
+class Draft(NamedTuple):
+    """What one step proposes. A request may draft fewer than K: the rest of its row is NO_TOKEN, an id that every sampler rejects
+    without looking it up, and whose residual (of a one-hot draft) is the whole target row."""
+    tokens: torch.Tensor          # [batch, K] int64
+    logits: torch.Tensor | None   # [batch, K, vocab] in the row dtype, that the tokens were drawn from; None: one-hot
+    counts: list[int]             # drafts of each request
+
+
+NO_TOKEN = -1
+
+
+def draw(logits, temperature, seeds, positions, index: int):
+    """[batch] int64: a token of each row of softmax(logits / temperature), by number `index` of the DRAFT stream at `positions`.
+
+    logits [batch, vocab]; temperature [batch] float32, 0 = the maximum; seeds, positions [batch] int64. Sums in float64.
+    """
+    uniform = uniform52(*random_words(seeds, positions, DRAFT, torch.full_like(positions, index))[:2])
+    heat = torch.where(temperature > 0, temperature, 1.0).double()[:, None]
+    cumulative = torch.softmax(logits.double() / heat, 1).cumsum(1)
+    drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return torch.where(temperature > 0, drawn.clamp(max=logits.shape[1] - 1), logits.argmax(1))
+
+
+def fit(logits, vocab: int):
+    """Rows [.., n] as rows [.., vocab]: ids that the target lacks are cut off, ids that the draft lacks get -inf."""
+    n = logits.shape[-1]
+    return logits[..., :vocab] if n >= vocab else torch.nn.functional.pad(logits, (0, vocab - n), value=-torch.inf)
+
+
+class ModelDrafter:
+    """Drafts by a model: `draft_len` tokens a step, each drawn from the rows that are handed on with them."""
+    has_rows = True
+
+    def __init__(self, model, draft_len: int):
+        self.model, self.draft_len = model, draft_len
+
+    def start(self, prompts, *, vocab, dtype, temperature, seeds):
+        """State for a batch: rows of `vocab` ids in `dtype`; temperature and seeds [batch] on the model's device."""
+        return ModelDrafting(self, prompts, vocab, dtype, temperature, seeds)
+
+
+class ModelDrafting:
+    def __init__(self, drafter, prompts, vocab, dtype, temperature, seeds):
+        self.draft_len, self.vocab, self.dtype, self.temperature, self.seeds = drafter.draft_len, vocab, dtype, temperature, seeds
+        self.reader = CachedModel(drafter.model, len(prompts))
+        read_prompts(self.reader, prompts)
+
+    def draft(self, texts, positions) -> Draft:
+        """First the tokens that the cache lacks (one, or two after a step without rejection), then each draft but the last."""
+        missing = [text[length:] for text, length in zip(texts, self.reader.lengths)]
+        counts = [len(rest) for rest in missing]
+        last = torch.tensor(counts).to(self.reader.device)[:, None, None] - 1  # copied before the model runs, so that nothing waits
+        rows = self.reader.read(padded(missing, self.reader.device), counts)
+        logits, tokens, kept = rows.gather(1, last.expand(-1, 1, rows.shape[2]))[:, 0], [], []
+        for index in range(self.draft_len):
+            if index:
+                logits = self.reader.read(tokens[-1][:, None])[:, -1]
+            # The row is rounded first: the draft is drawn from the very numbers that the sampler gets.
+            kept.append(fit(logits, self.vocab).to(self.dtype))
+            tokens.append(draw(kept[-1], self.temperature, self.seeds, positions, index))
+        return Draft(torch.stack(tokens, 1), torch.stack(kept, 1), [self.draft_len] * len(texts))
+
+    def take_back(self, texts):
+        """Leave at least the last token of each text to be read: its row is where the next draft begins."""
+        self.reader.take_back([len(text) - 1 for text in texts])
+
+
+class NgramDrafter:
+    """Prompt look-up: find the last `longest`..`shortest` tokens of the text earlier in it, and propose what followed there."""
+    has_rows = False
+
+    def __init__(self, draft_len: int, longest: int = 3, shortest: int = 1):
+        if not 1 <= shortest <= longest:
+            raise ValueError(f"shortest, longest: got {shortest}, {longest}, accepted: 1 <= shortest <= longest")
+        self.draft_len, self.longest, self.shortest = draft_len, longest, shortest
+
+    def start(self, prompts, *, vocab, dtype, temperature, seeds):
+        """Itself: it keeps nothing between steps."""
+        return self
+
+    def draft(self, texts, positions) -> Draft:
+        found = [self.look_up(text) for text in texts]
+        rows = [[*drafts, *[NO_TOKEN] * (self.draft_len - len(drafts))] for drafts in found]
+        return Draft(torch.tensor(rows, dtype=torch.int64).to(positions.device), None, [len(drafts) for drafts in found])
+
+    def look_up(self, text: list[int]) -> list[int]:
+        """Up to draft_len tokens that followed the most recent earlier place of the longest suffix that has one; or none."""
+        for n in range(min(self.longest, len(text) - 1), self.shortest - 1, -1):
+            suffix = text[-n:]
+            for start in range(len(text) - n - 1, -1, -1):
+                if text[start:start + n] == suffix:
+                    return text[start + n:start + n + self.draft_len]
+        return []
+
+    def take_back(self, texts):
+        """Nothing to forget."""
