@@ -14,7 +14,7 @@
     [[launch]]                             only for several launches: kernel, grid, block, shared, cluster of each, in order
 
 Expressions know batch, vocab, num_draft, max_draft, itemsize, sm_count, max_cluster (16 from Hopper on, else 1), together (how
-many blocks may wait for each other: 1 on the CPU executor, which runs them one by one), shared_bytes (the shared memory that a
+many blocks may wait for each other, in a loop with __nanosleep: 8 on the CPU executor), shared_bytes (the shared memory that a
 block may have), rejected (in `bytes` only), the tune macros and the values before them; + - * // % and ceil_div, min, max. They are evaluated by `evaluate`, never by `eval`.
 """
 from __future__ import annotations

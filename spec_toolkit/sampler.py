@@ -33,7 +33,7 @@ SCALAR_TYPES = {"int": ctypes.c_int32, "unsigned": ctypes.c_uint32, "unsigned in
                 "long long": ctypes.c_int64, "unsigned long long": ctypes.c_uint64}
 SCRATCH_TYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "unsigned": torch.int32,
                  "unsigned int": torch.int32, "long long": torch.int64, "unsigned long long": torch.int64}
-CPU_SM_COUNT = 4  # what a kernel is told on the CPU executor
+CPU_SM_COUNT, CPU_TOGETHER = 4, 8  # sm_count and together of the CPU executor: enough for a request to be split, not so many that it is slow
 
 
 def list_kernels() -> list[str]:
@@ -128,7 +128,7 @@ class KernelSampler:
     def symbols(self, problem):
         """The integers that the contract's expressions may use."""
         machine = gpu.room(problem.device) if problem.device.type == "cuda" else {
-            "sm_count": CPU_SM_COUNT, "max_cluster": 1, "together": 1, "shared_bytes": cpu.MAX_SHARED_BYTES}
+            "sm_count": CPU_SM_COUNT, "max_cluster": 1, "together": CPU_TOGETHER, "shared_bytes": cpu.MAX_SHARED_BYTES}
         return {"batch": problem.batch, "vocab": problem.vocab, "num_draft": problem.num_draft, "max_draft": problem.max_draft,
                 "itemsize": problem.target.element_size(), **machine, **self.tune}
 

@@ -320,10 +320,12 @@ def test_a_fault_in_libc_and_a_full_stack():
 
 
 def test_spinning_for_another_thread():
-    built = kernel("volatile int* flag = out; if (threadIdx.x == 0) { while (!*flag) __nanosleep(20); } else out[i] = 1;",
+    built = kernel("volatile int* flag = out; if (threadIdx.x == 0) {\n while (!*flag) __nanosleep(20); } else out[i] = 1;",
                    [*OUT, ("int", "i")])
     run(built, 1, 64, out=torch.zeros(2).int(), i=0)
-    assert "no thread of this block will do (blocks run in turn): thread 0 spin in __nanosleep" in error(built, 1, 64, out=torch.zeros(2).int(), i=1)
+    text = error(built, 3, 64, out=torch.zeros(2).int(), i=1)
+    assert "k (test.cu): waiting for what no block does (of 3, 0 ended, 3 wait, 0 not started" in text
+    assert "thread 0 spin in __nanosleep at test.cu:4" in text and "in block (" in text and "thread (0, 0, 0)" in text
 
 
 def test_an_error_leaves_the_executor_and_the_process_fit():
@@ -346,6 +348,123 @@ def test_ctrl_c_ends_an_endless_kernel():
     with pytest.raises(KeyboardInterrupt, match="interrupted at test.cu:4"):
         run(built, out=torch.zeros(1).int())
     timer.join()
+
+
+# ---- blocks that wait for each other
+
+PORTABLE = "g++ -DSPEC_UCONTEXT"
+
+
+@pytest.mark.parametrize("compiler", [None, PORTABLE], ids=["own switch", "portable switch"])
+def test_two_blocks_exchange_words_and_keep_what_is_their_own(compiler, monkeypatch):
+    """Ten times to and fro. Shared arrays, the threads' local arrays and blockIdx are those of the block that runs."""
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    built = kernel("""
+    extern __shared__ int dynamic[];
+    __shared__ int fixed[64];
+    __shared__ int got;
+    const int t = threadIdx.x, me = blockIdx.x, other = 1 - me;
+    int local[40];
+    for (int i = 0; i < 40; ++i) local[(i + t) % 40] = 1000 * me + i;
+    fixed[t] = 100 * me + t, dynamic[t] = 200 * me + t;
+    volatile int* word = out;
+    for (int turn = 1; turn <= 10; ++turn) {
+        __syncthreads();
+        if (t == 0) word[me] = turn * (me + 1);
+        if (t == 37) {
+            while (word[other] < turn * (other + 1)) __nanosleep(20);
+            got = word[other];
+        }
+        __syncthreads();
+        if (got < turn * (other + 1)) atomicAdd(out + 2, 1);
+    }
+    int wrong = fixed[t] != 100 * blockIdx.x + t || dynamic[t] != 200 * (int)blockIdx.x + t || me != blockIdx.x;
+    for (int i = 0; i < 40; ++i) wrong += local[(i + t) % 40] != 1000 * me + i;
+    atomicAdd(out + 2, wrong);
+    atomicAdd(out + 3, 1);""", OUT)
+    for order in ORDERS:
+        out = torch.zeros(4, dtype=torch.int32)
+        with fibre_order(order, 1):
+            run(built, 2, 64, shared_bytes=256, out=out)
+        assert out.tolist() == [10, 20, 0, 128], order
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_chain_of_blocks_in_any_order(order, step):
+    """Block b waits for block b + step: in one of the orders all must have started before the first can end."""
+    built = kernel("""volatile int* done = out;
+    const int before = (int)blockIdx.x + step;
+    if (threadIdx.x == 5 && before >= 0 && before < (int)gridDim.x) while (!done[before]) __nanosleep(20);
+    __syncthreads();
+    if (threadIdx.x == 0) done[blockIdx.x] = 1 + atomicAdd(out + gridDim.x, 1);""", [*OUT, ("int", "step")])
+    out = torch.zeros(201, dtype=torch.int32)
+    with fibre_order(order, 2):
+        run(built, 200, 33, out=out, step=step)
+    assert out[:200].tolist() == list(range(1, 201))[::-step]
+
+
+POLL = """__shared__ int seen;
+    const int t = threadIdx.x;
+    if (t == 0) atomicAdd(out, 1);
+    for (;;) {
+        if (t == 0) seen = *(volatile int*)out >= needed;
+        __syncthreads();
+        if (seen) break;
+        __syncthreads();
+        if (t % 32 == 0) __nanosleep(20);
+        __syncwarp();
+    }
+    atomicAdd(out + 1, __shfl_sync(~0u, 1, 0));"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_grid_barrier_waits_between_barriers_of_the_block(order):
+    out = torch.zeros(2, dtype=torch.int32)
+    with fibre_order(order, 3):
+        run(kernel(POLL, [*OUT, ("int", "needed")]), (2, 3, 2), 64, out=out, needed=12)
+    assert out.tolist() == [12, 12 * 64]
+
+
+def test_a_wait_that_nobody_ends_is_named_though_barriers_pass():
+    text = error(kernel(POLL, [*OUT, ("int", "needed")]), 2, 64, out=torch.zeros(2).int(), needed=3)
+    assert "waiting for what no block does (of 2, 0 ended, 2 wait, 0 not started" in text and "in __nanosleep at test.cu:11" in text
+
+
+def test_more_blocks_than_run_together():
+    built = kernel(POLL, [*OUT, ("int", "needed")])
+    out = torch.zeros(2, dtype=torch.int32)
+    run(built, 600, 32, out=out, needed=256)
+    assert out.tolist() == [600, 600 * 32]
+    text = error(built, 600, 32, out=torch.zeros(2).int(), needed=257)
+    assert "of 600, 0 ended, 256 wait, 344 not started; at most 256 run together" in text
+
+
+def test_blocks_that_never_sleep_run_to_their_end():
+    """How many blocks are under way at once: one, but for those that sleep."""
+    built = kernel("if (threadIdx.x == 0) atomicMax(out + 1, 1 + atomicAdd(out, 1)); __syncthreads();"
+                   "if (sleeps) while (*(volatile int*)(out + 2) + 1 < gridDim.x && blockIdx.x != 4) __nanosleep(20);"
+                   "__syncwarp(); __syncthreads(); if (threadIdx.x == 0) atomicAdd(out + 2, 1), atomicAdd(out, -1);", [*OUT, ("int", "sleeps")])
+    seen = {}
+    for sleeps in (0, 1):
+        out = torch.zeros(3, dtype=torch.int32)
+        if sleeps:
+            out[2] = 4  # block 4 adds the one that the others wait for
+        run(built, 6, 64, out=out, sleeps=sleeps)
+        seen[sleeps] = out.tolist()
+    assert seen == {0: [0, 1, 6], 1: [0, 5, 10]}
+
+
+def test_a_fault_while_others_sleep_names_its_own_block():
+    built = kernel("""volatile int* flag = out;
+    if (blockIdx.x == 2)
+    out[i] = 1;
+    while (!*flag) __nanosleep(20);""", [*OUT, ("int", "i")])
+    for _ in range(2):
+        text = error(built, 3, 64, out=torch.zeros(4).int(), i=1 << 20)
+        assert "past the end of argument 'out'" in text and "at test.cu:5" in text and "block (2, 0, 0)" in text
+        run(built, 3, 64, out=torch.zeros(4).int(), i=0)
 
 
 # ---- compiling
@@ -394,7 +513,7 @@ def test_cache_and_headers(cache, tmp_path):
 
 
 def test_the_portable_switch_gives_the_same(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", "g++ -DSPEC_UCONTEXT")
+    monkeypatch.setenv("CXX", PORTABLE)
     built = kernel("__shared__ int s[64]; s[threadIdx.x] = threadIdx.x; __syncthreads();"
                    "out[threadIdx.x] = s[63 - threadIdx.x] + __shfl_xor_sync(~0u, 1, 1);", OUT)
     out = torch.zeros(64, dtype=torch.int32)

@@ -75,7 +75,8 @@ ORDERED = ("vocab 33, ragged", "one-hot drafts", "zero residual", "empty rows", 
 
 @each_rung
 def test_the_order_of_threads_changes_nothing(rungs, name):
-    """Threads run from barrier to barrier, so that most missing barriers show in one of these orders. Blocks run one by one."""
+    """Threads run from barrier to barrier, so that most missing barriers show in one of these orders. Blocks run one by one,
+    or take turns where they wait for each other."""
     one = rungs[name]
     cases = {case: given for case, given in quick(one.input).items() if case in ORDERED}
     cases["many tiles"] = suite.EDITS["zero residual"](problem_for(one, batch=2, draft_len=[1, 0], vocab=17001, acceptance=1.0))
@@ -125,6 +126,30 @@ def test_the_number_of_multiprocessors_changes_nothing(rungs, name, monkeypatch)
         monkeypatch.setattr(sampler, "CPU_SM_COUNT", count)
         outputs[count] = one(given)
     assert equal(outputs[1], outputs[7]) and equal(outputs[1], outputs[132])
+
+
+LAZY = [{"MOST": most, "RUSH": rush, "SHARE": 32} for most in (1, 2, 8) for rush in (0, 100_000_000)] + [{"SHARE": 4}]
+
+
+def test_the_split_of_the_lazy_rung_changes_nothing(monkeypatch):
+    """Its blocks wait for each other: one to eight of a row (MOST), one position at a time or all (RUSH), in two ways to take their places."""
+    words = {"batch": 4, "draft_len": [3, 0, 1, 2], "vocab": 9001, "logits": True}
+    temperatures = [1.0, 0.0, 0.7, 1.3], [0.0, 0.5, 1.0, 0.0]
+    problems = [make_problem(**words, temperature=heat, draft_lse=lse, seed=seed) for seed, heat in enumerate(temperatures) for lse in (False, True)]
+    first, splits = None, set()
+    for tune in LAZY:
+        one = load_sampler("v9", **tune)
+        for count in (4, 132):
+            monkeypatch.setattr(sampler, "CPU_SM_COUNT", count)
+            known = one.contract.resolve(one.symbols(problems[0]))
+            splits.add((known["ahead"], known["parts"], known["ordered"]))
+            for order in ("forward", "reversed", "shuffled"):
+                with fibre_order(order, 1):
+                    outputs = [one(given) for given in problems]
+                first = first or outputs
+                assert all(map(equal, first, outputs)), f"{tune}, {count} multiprocessors, {order}"
+    assert {(1, 1, 0), (1, 2, 0), (1, 8, 0), (4, 2, 0), (4, 8, 0), (4, 8, 1)} <= splits, splits
+    assert all(check(load_sampler("v9"), given) for given in problems)
 
 
 def test_a_kernel_that_looks_at_its_slot_is_seen():

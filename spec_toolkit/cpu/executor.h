@@ -2,7 +2,8 @@
 //
 // A block's threads share one OS thread. A fibre runs until it meets a barrier or a warp collective, notes where and why
 // it waits, and switches back to the scheduler (spec_run_block), which releases the group once all its members have come.
-// Blocks run one after the other. Not modelled: races inside a warp, memory order, FMA contraction, speed.
+// Blocks run one after the other, but for those that sleep in __nanosleep until another block has done something: these are
+// resident together (include/spec_resident.h). Not modelled: races inside a warp, memory order, FMA contraction, speed.
 //
 // compile.py includes this file first, puts the kernel's text inside an unnamed namespace (so that templates and inline
 // functions may hold __shared__ arrays: with external linkage each would ask for an ELF section of its own) and appends
@@ -57,13 +58,13 @@ enum SpecState { SPEC_READY, SPEC_AT_BARRIER, SPEC_IN_WARP, SPEC_YIELDED, SPEC_D
 enum SpecKind {
     SPEC_SYNC, SPEC_SYNC_COUNT, SPEC_SYNC_AND, SPEC_SYNC_OR, SPEC_SHFL, SPEC_SHFL_UP, SPEC_SHFL_DOWN, SPEC_SHFL_XOR,
     SPEC_SYNCWARP, SPEC_BALLOT, SPEC_ANY, SPEC_ALL, SPEC_MATCH_ANY, SPEC_ADD, SPEC_MIN, SPEC_MAX, SPEC_UMIN, SPEC_UMAX,
-    SPEC_RAND, SPEC_ROR, SPEC_RXOR
+    SPEC_RAND, SPEC_ROR, SPEC_RXOR, SPEC_SLEEP
 };
 static const char* const spec_names[] = {
     "__syncthreads", "__syncthreads_count", "__syncthreads_and", "__syncthreads_or", "__shfl_sync", "__shfl_up_sync",
     "__shfl_down_sync", "__shfl_xor_sync", "__syncwarp", "__ballot_sync", "__any_sync", "__all_sync", "__match_any_sync",
     "__reduce_add_sync", "__reduce_min_sync", "__reduce_max_sync", "__reduce_min_sync", "__reduce_max_sync",
-    "__reduce_and_sync", "__reduce_or_sync", "__reduce_xor_sync"
+    "__reduce_and_sync", "__reduce_or_sync", "__reduce_xor_sync", "__nanosleep"
 };
 
 struct SpecFibre {
@@ -84,6 +85,7 @@ static int spec_pooled, spec_threads;
 static void* spec_scheduler_sp;
 static SpecLaunch* spec_launch_now;
 static volatile bool spec_failed;
+static long long spec_idle;  // sleeps of whole blocks since a thread returned or a block started
 char* spec_dynamic __attribute__((visibility("hidden")));
 static void spec_call(void** args);
 
@@ -112,6 +114,7 @@ static void spec_to_scheduler();
 static void spec_fibre_main() {
     spec_call(spec_launch_now->args);
     spec_current->state = SPEC_DONE;
+    spec_idle = 0;
     spec_to_scheduler();  // for good
 }
 #ifdef SPEC_UCONTEXT_USED
@@ -123,7 +126,10 @@ static void spec_prepare(SpecFibre& f) {
     makecontext(&c, spec_fibre_main, 0);
 }
 static void spec_resume(SpecFibre& f) { swapcontext(&spec_contexts[1024], &spec_contexts[&f - spec_fibres]); }
-static void spec_to_scheduler() { swapcontext(&spec_contexts[spec_current - spec_fibres], &spec_contexts[1024]); }
+__attribute__((noinline)) static void spec_to_scheduler() {
+    spec_current->sp = (char*)__builtin_frame_address(0) - 1024;  // this frame, which is small, included
+    swapcontext(&spec_contexts[spec_current - spec_fibres], &spec_contexts[1024]);
+}
 #else
 extern "C" __attribute__((visibility("hidden"))) void spec_switch(void** save_sp, void* new_sp);
 static void spec_prepare(SpecFibre& f) {  // a stack on which spec_switch "returns" into spec_fibre_main
@@ -278,8 +284,8 @@ static void spec_note_stuck(const char* title) {
         used += snprintf(text + used, sizeof text - used, "%sthread%s %d", used ? "; " : "", last > t ? "s" : "", t);
         if (last > t && used < sizeof text) used += snprintf(text + used, sizeof text - used, "-%d", last);
         if (used < sizeof text)
-            used += f.state == SPEC_YIELDED ? snprintf(text + used, sizeof text - used, " spin in __nanosleep")
-                  : snprintf(text + used, sizeof text - used, " wait in %s at %s:%d", spec_names[f.kind], f.file, f.line);
+            used += snprintf(text + used, sizeof text - used, " %s in %s at %s:%d", f.state == SPEC_YIELDED ? "spin" : "wait",
+                             spec_names[f.kind], f.file, f.line);
         t = last;
     }
     spec_note(named, named->file, named->line, "%s: %s", title, text);
@@ -318,7 +324,7 @@ static bool spec_run_warp(int first) {
 extern char __start_spec_shared[] __attribute__((visibility("hidden")));
 extern char __stop_spec_shared[] __attribute__((visibility("hidden")));
 
-static bool spec_run_block() {
+static void spec_start_block() {
     // NaN (and -1) in what a kernel reads before it is written; a GPU would give leftovers of another block
     memset(__start_spec_shared, 0xff, __stop_spec_shared - __start_spec_shared);
     memset(spec_dynamic, 0xff, spec_launch_now->dynamic_bytes);
@@ -328,25 +334,28 @@ static bool spec_run_block() {
         f.state = SPEC_READY;
         spec_prepare(f);
     }
-    for (int spins = 0;;) {
+}
+
+static void spec_wake_block() {
+    for (int t = 0; t < spec_threads; ++t)
+        if (spec_fibres[t].state == SPEC_YIELDED) spec_fibres[t].state = SPEC_READY;
+}
+
+// Runs the block in place until it has ended, or every thread that could go on sleeps.
+enum SpecOutcome { SPEC_ENDED, SPEC_SLEEPS, SPEC_FAILED };
+static SpecOutcome spec_run_block() {
+    for (;;) {
         for (int w = 0; w * 32 < spec_threads; ++w)
-            if (!spec_run_warp(spec_launch_now->warp_order[w] * 32)) return false;
+            if (!spec_run_warp(spec_launch_now->warp_order[w] * 32)) return SPEC_FAILED;
         int count[SPEC_DONE + 1] = {};
         for (int t = 0; t < spec_threads; ++t) ++count[spec_fibres[t].state];
-        if (count[SPEC_DONE] == spec_threads) return true;
-        if (count[SPEC_DONE] + count[SPEC_AT_BARRIER] == spec_threads) {
-            if (!spec_release_barrier()) return false;
-            spins = 0;
-        } else if (count[SPEC_YIELDED] && ++spins < 100000) {
-            for (int t = 0; t < spec_threads; ++t)
-                if (spec_fibres[t].state == SPEC_YIELDED) spec_fibres[t].state = SPEC_READY;
-        } else {
-            spec_note_stuck(count[SPEC_YIELDED] ? "waiting for what no thread of this block will do (blocks run in turn)"
-                                                : "deadlock");
-            return false;
-        }
+        if (count[SPEC_DONE] == spec_threads) return SPEC_ENDED;
+        if (count[SPEC_YIELDED]) return SPEC_SLEEPS;
+        if (count[SPEC_DONE] + count[SPEC_AT_BARRIER] < spec_threads) return spec_note_stuck("deadlock"), SPEC_FAILED;
+        if (!spec_release_barrier()) return SPEC_FAILED;
     }
 }
 
+#include "include/spec_resident.h"
 #include "include/spec_launch.h"
 #include "include/spec_intrinsics.h"

@@ -124,7 +124,7 @@ static inline typename std::common_type<A, B>::type max(A a, B b) {
 SPEC_LOAD(__ldg) SPEC_LOAD(__ldcs) SPEC_LOAD(__ldcg) SPEC_LOAD(__ldca) SPEC_LOAD(__ldlu) SPEC_LOAD(__ldcv)
 SPEC_STORE(__stcg) SPEC_STORE(__stcs) SPEC_STORE(__stwb) SPEC_STORE(__stwt)
 
-// ---- atomics: plain, since fibres switch only at barriers, and blocks run in turn
+// ---- atomics: plain, since fibres (and blocks) switch only where they wait
 #define SPEC_ATOMIC(name, expression) \
     template <class T> static inline T name(T* p, typename std::common_type<T>::type v) { \
         const T old = *p; \
@@ -160,7 +160,7 @@ static inline void __syncthreads(SPEC_SITE) { spec_wait(SPEC_AT_BARRIER, SPEC_SY
 SPEC_BARRIER(__syncthreads_count, SPEC_SYNC_COUNT)
 SPEC_BARRIER(__syncthreads_and, SPEC_SYNC_AND)
 SPEC_BARRIER(__syncthreads_or, SPEC_SYNC_OR)
-static inline void __nanosleep(unsigned) { spec_wait(SPEC_YIELDED, SPEC_SYNC, 0, 0, 0, 0, ""); }
+static inline void __nanosleep(unsigned, SPEC_SITE) { spec_wait(SPEC_YIELDED, SPEC_SLEEP, 0, 0, 0, line, file); }
 static inline void __syncwarp(unsigned mask = 0xffffffffu, SPEC_SITE) {
     spec_wait(SPEC_IN_WARP, SPEC_SYNCWARP, mask, 0, 0, line, file);
 }

@@ -1,4 +1,4 @@
-// The launch itself: signals, float modes, the loop over blocks. Part of executor.h.
+// The launch itself: signals and float modes. Part of executor.h.
 #pragma once
 
 static sigjmp_buf spec_jump;
@@ -65,16 +65,6 @@ static void spec_set_float_mode(unsigned long) {}
 static const unsigned long spec_flush_bits = 0;
 #endif
 
-static void spec_run_blocks() {
-    const unsigned x = gridDim.x, y = gridDim.y;
-    const long long blocks = (long long)x * y * gridDim.z;
-    for (long long i = 0; i < blocks; ++i) {
-        const long long b = spec_launch_now->block_order[i];
-        blockIdx = {(unsigned)(b % x), (unsigned)(b / x % y), (unsigned)(b / x / y)};
-        if (!spec_run_block()) return;
-    }
-}
-
 // 0: done; 1: failed, the reason is in *l. Not reentrant: launch.py holds a lock.
 extern "C" __attribute__((visibility("default"))) int spec_launch(SpecLaunch* l) {
     spec_launch_now = l;
@@ -109,6 +99,7 @@ extern "C" __attribute__((visibility("default"))) int spec_launch(SpecLaunch* l)
     spec_set_float_mode(old_mode);
     for (int i = 0; i < count; ++i) sigaction(spec_signals[i], &spec_old_actions[i], nullptr);
     sigaltstack(&old_stack, nullptr);
+    spec_drop_residents();
     fflush(stdout);
     if (number) {
         const unsigned long long address = l->address;
