@@ -33,7 +33,7 @@ SCALAR_TYPES = {"int": ctypes.c_int32, "unsigned": ctypes.c_uint32, "unsigned in
                 "long long": ctypes.c_int64, "unsigned long long": ctypes.c_uint64}
 SCRATCH_TYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "unsigned": torch.int32,
                  "unsigned int": torch.int32, "long long": torch.int64, "unsigned long long": torch.int64}
-CPU_SM_COUNT, CPU_TOGETHER = 4, 8  # sm_count and together of the CPU executor: enough for a request to be split, not so many that it is slow
+CPU_SM_COUNT, CPU_TOGETHER = 4, 8  # sm_count and together, as told to a kernel on the CPU executor (which runs 256 blocks together)
 
 
 def list_kernels() -> list[str]:

@@ -324,7 +324,7 @@ def test_spinning_for_another_thread():
                    [*OUT, ("int", "i")])
     run(built, 1, 64, out=torch.zeros(2).int(), i=0)
     text = error(built, 3, 64, out=torch.zeros(2).int(), i=1)
-    assert "k (test.cu): waiting for what no block does (of 3, 0 ended, 3 wait, 0 not started" in text
+    assert "k (test.cu): waiting for what no block does (blocks: 3 wait, 0 ended, 0 not started" in text
     assert "thread 0 spin in __nanosleep at test.cu:4" in text and "in block (" in text and "thread (0, 0, 0)" in text
 
 
@@ -429,7 +429,7 @@ def test_a_grid_barrier_waits_between_barriers_of_the_block(order):
 
 def test_a_wait_that_nobody_ends_is_named_though_barriers_pass():
     text = error(kernel(POLL, [*OUT, ("int", "needed")]), 2, 64, out=torch.zeros(2).int(), needed=3)
-    assert "waiting for what no block does (of 2, 0 ended, 2 wait, 0 not started" in text and "in __nanosleep at test.cu:11" in text
+    assert "waiting for what no block does (blocks: 2 wait, 0 ended, 0 not started" in text and "in __nanosleep at test.cu:11" in text
 
 
 def test_more_blocks_than_run_together():
@@ -438,22 +438,20 @@ def test_more_blocks_than_run_together():
     run(built, 600, 32, out=out, needed=256)
     assert out.tolist() == [600, 600 * 32]
     text = error(built, 600, 32, out=torch.zeros(2).int(), needed=257)
-    assert "of 600, 0 ended, 256 wait, 344 not started; at most 256 run together" in text
+    assert "blocks: 256 wait, 0 ended, 344 not started; at most 256 run together" in text
 
 
-def test_blocks_that_never_sleep_run_to_their_end():
-    """How many blocks are under way at once: one, but for those that sleep."""
-    built = kernel("if (threadIdx.x == 0) atomicMax(out + 1, 1 + atomicAdd(out, 1)); __syncthreads();"
-                   "if (sleeps) while (*(volatile int*)(out + 2) + 1 < gridDim.x && blockIdx.x != 4) __nanosleep(20);"
-                   "__syncwarp(); __syncthreads(); if (threadIdx.x == 0) atomicAdd(out + 2, 1), atomicAdd(out, -1);", [*OUT, ("int", "sleeps")])
-    seen = {}
-    for sleeps in (0, 1):
-        out = torch.zeros(3, dtype=torch.int32)
-        if sleeps:
-            out[2] = 4  # block 4 adds the one that the others wait for
-        run(built, 6, 64, out=out, sleeps=sleeps)
-        seen[sleeps] = out.tolist()
-    assert seen == {0: [0, 1, 6], 1: [0, 5, 10]}
+def test_no_more_blocks_are_under_way_than_must_be():
+    """One where none sleeps; two where each even block waits for the next."""
+    built = kernel("""if (threadIdx.x == 0) atomicMax(out + 1, 1 + atomicAdd(out, 1));
+    __syncthreads();
+    if (pairs && blockIdx.x % 2 == 0) while (!((volatile int*)out)[3 + blockIdx.x]) __nanosleep(20);
+    __syncthreads();
+    if (threadIdx.x == 0) atomicAdd(out, -1), out[2 + blockIdx.x] = 1;""", [*OUT, ("int", "pairs")])
+    for pairs in (0, 1):
+        out = torch.zeros(12, dtype=torch.int32)
+        run(built, 8, 64, out=out, pairs=pairs)
+        assert out[:2].tolist() == [0, 1 + pairs]
 
 
 def test_a_fault_while_others_sleep_names_its_own_block():

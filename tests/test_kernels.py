@@ -133,9 +133,9 @@ LAZY = [{"MOST": most, "RUSH": rush, "SHARE": 32} for most in (1, 2, 8) for rush
 
 def test_the_split_of_the_lazy_rung_changes_nothing(monkeypatch):
     """Its blocks wait for each other: one to eight of a row (MOST), one position at a time or all (RUSH), in two ways to take their places."""
-    words = {"batch": 4, "draft_len": [3, 0, 1, 2], "vocab": 9001, "logits": True}
-    temperatures = [1.0, 0.0, 0.7, 1.3], [0.0, 0.5, 1.0, 0.0]
-    problems = [make_problem(**words, temperature=heat, draft_lse=lse, seed=seed) for seed, heat in enumerate(temperatures) for lse in (False, True)]
+    words = {"batch": 4, "draft_len": [3, 0, 1, 2], "logits": True}  # and 18 tiles, of which some blocks get none; or 32
+    kinds = (9001, [1.0, 0.0, 0.7, 1.3]), (16001, [0.0, 0.5, 1.0, 0.0])
+    problems = [make_problem(**words, vocab=vocab, temperature=heat, draft_lse=lse, seed=vocab) for vocab, heat in kinds for lse in (False, True)]
     first, splits = None, set()
     for tune in LAZY:
         one = load_sampler("v9", **tune)
@@ -143,8 +143,8 @@ def test_the_split_of_the_lazy_rung_changes_nothing(monkeypatch):
             monkeypatch.setattr(sampler, "CPU_SM_COUNT", count)
             known = one.contract.resolve(one.symbols(problems[0]))
             splits.add((known["ahead"], known["parts"], known["ordered"]))
-            for order in ("forward", "reversed", "shuffled"):
-                with fibre_order(order, 1):
+            for order in ("forward", "reversed"):
+                with fibre_order(order):
                     outputs = [one(given) for given in problems]
                 first = first or outputs
                 assert all(map(equal, first, outputs)), f"{tune}, {count} multiprocessors, {order}"

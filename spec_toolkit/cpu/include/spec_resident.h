@@ -72,7 +72,7 @@ static void spec_drop_residents() {
 static void spec_run_blocks() {
     const unsigned x = gridDim.x, y = gridDim.y;
     const long long blocks = (long long)x * y * gridDim.z;
-    int first = 0, sleeping = 0, woken = 0;  // woken: since a block last started
+    int first = 0, sleeping = 0, woken = 0;  // first: in the ring; woken: since a block last started
     int in_place = -1;                       // the sleeping block that is not aside: the one that ran last
     for (int i = 0; i < spec_resident_limit; ++i) spec_free[i] = i;
     for (long long next = 0; next < blocks || sleeping;) {
@@ -102,8 +102,8 @@ static void spec_run_blocks() {
         spec_asleep[(first + sleeping++) % spec_resident_limit] = slot;
         if (++spec_idle < spec_patience || spec_idle < spec_rounds * sleeping) continue;
         char title[160];
-        snprintf(title, sizeof title, "waiting for what no block does (of %lld, %lld ended, %d wait, %lld not started; at most %d run "
-                 "together)", blocks, next - sleeping, sleeping, blocks - next, spec_resident_limit);
+        snprintf(title, sizeof title, "waiting for what no block does (blocks: %d wait, %lld ended, %lld not started; at most %d run "
+                 "together)", sleeping, next - sleeping, blocks - next, spec_resident_limit);
         return spec_note_stuck(title);
     }
 }
