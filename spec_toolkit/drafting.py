@@ -57,12 +57,12 @@ class ModelDrafter:
 class ModelDrafting:
     def __init__(self, drafter, prompts, vocab, dtype, temperature, seeds):
         self.draft_len, self.vocab, self.dtype, self.temperature, self.seeds = drafter.draft_len, vocab, dtype, temperature, seeds
-        self.reader = CachedModel(drafter.model, len(prompts))
-        read_prompts(self.reader, prompts)
+        self.reader, self.known = CachedModel(drafter.model, len(prompts)), drafter.model.get_input_embeddings().weight.shape[0]
+        read_prompts(self.reader, self._readable(prompts))
 
     def draft(self, texts, positions) -> Draft:
         """First the tokens that the cache lacks (one, or two after a step without rejection), then each draft but the last."""
-        missing = [text[length:] for text, length in zip(texts, self.reader.lengths)]
+        missing = self._readable(text[length:] for text, length in zip(texts, self.reader.lengths))
         counts = [len(rest) for rest in missing]
         last = torch.tensor(counts).to(self.reader.device)[:, None, None] - 1  # copied before the model runs, so that nothing waits
         rows = self.reader.read(padded(missing, self.reader.device), counts)
@@ -74,6 +74,10 @@ class ModelDrafting:
             kept.append(fit(logits, self.vocab).to(self.dtype))
             tokens.append(draw(kept[-1], self.temperature, self.seeds, positions, index))
         return Draft(torch.stack(tokens, 1), torch.stack(kept, 1), [self.draft_len] * len(texts))
+
+    def _readable(self, rows):
+        """An id that the draft lacks is read as id 0: its drafts are worse for it, the text is not."""
+        return [[token if token < self.known else 0 for token in row] for row in rows]
 
     def take_back(self, texts):
         """Leave at least the last token of each text to be read: its row is where the next draft begins."""

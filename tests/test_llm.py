@@ -1,0 +1,273 @@
+"""The decoding loop on tiny random models: greedy text equal to plain text, the law of the first tokens, seeds, stops, counts."""
+import copy
+
+import pytest
+import torch
+
+from spec_toolkit import load_sampler
+from spec_toolkit.chi_square import chi_square
+from spec_toolkit.problem import Outputs
+
+pytest.importorskip("transformers")
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from spec_toolkit.cached_model import CachedModel
+from spec_toolkit.drafting import NO_TOKEN, Draft, NgramDrafter
+from spec_toolkit.llm import Decoder, NoMass
+
+PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 9, 8, 9, 8, 1, 9, 8]]
+
+
+def tiny(vocab=97, sharp=1.0, seed=0):
+    """A random Llama of two layers in float64, so that rounding makes no ties; sharp: a factor of its logits. Its weights are large:
+    what it says then depends on all it has read and on where, not on the last token alone."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                         num_key_value_heads=1, max_position_embeddings=256, initializer_range=0.6)
+    model = LlamaForCausalLM(config).double().eval()
+    model.lm_head.weight.data *= sharp
+    return model
+
+
+def near(model, by=0.02):
+    """The same model, its weights moved a little: a draft that is often right and often not."""
+    torch.manual_seed(1)
+    draft = copy.deepcopy(model)
+    for weight in draft.parameters():
+        weight.data += by * torch.randn_like(weight)
+    return draft
+
+
+@pytest.fixture(scope="module")
+def target():
+    return tiny()
+
+
+class Knowing:
+    """A drafter without rows that knows the greedy texts and gets every fourth token wrong; it drafts 0 to draft_len tokens."""
+    has_rows = False
+
+    def __init__(self, model, draft_len):
+        self.draft_len, self.texts = draft_len, [[*prompt, *naive(model, prompt, 40)] for prompt in PROMPTS]
+
+    def start(self, prompts, **_):
+        return self
+
+    def draft(self, texts, positions):
+        rows, counts = torch.full((len(texts), self.draft_len), NO_TOKEN), []
+        for b, text in enumerate(texts):
+            (known,) = [whole for whole in self.texts if whole[0] == text[0]]
+            drafts = [token if i % 4 else (token + 1) % 97 for i, token in enumerate(known)][len(text):len(text) + (len(text) + text[0]) % (self.draft_len + 1)]
+            rows[b, :len(drafts)] = torch.tensor(drafts, dtype=torch.int64)
+            counts.append(len(drafts))
+        return Draft(rows, None, counts)
+
+    def take_back(self, texts):
+        """It keeps nothing."""
+
+
+def drafts(target, length=4):
+    return {"model": near(target), "another model": tiny(seed=3), "ngram": NgramDrafter(length), "knowing": Knowing(target, length)}
+
+
+KINDS = ["model", "another model", "ngram", "knowing"]
+
+
+@torch.no_grad()
+def naive(model, prompt, count):
+    """Greedy text without a cache: the whole text is read for every token."""
+    text = list(prompt)
+    for _ in range(count):
+        text.append(int(model(torch.tensor([text])).logits[0, -1].argmax()))
+    return text[len(prompt):]
+
+
+@torch.no_grad()
+def test_the_models_heed_what_they_read(target, small):
+    """Else no test here could tell a wrong cache, mask or position: the last row with two earlier tokens exchanged."""
+    for model, least in ((target, 0.1), (small, 0.04)):
+        rows = torch.softmax(model(torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 4, 3, 5, 6]])).logits[:, -1], 1)
+        assert (rows[0] - rows[1]).abs().sum() / 2 > least
+
+
+# ---- greedy: the same text ---------------------------------------------------------------------------------------------
+
+def test_plain_greedy_is_the_model_itself(target):
+    assert Decoder(target).plain(PROMPTS, max_new_tokens=30).tokens == [naive(target, prompt, 30) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [1, 5])
+def test_greedy_speculation_is_plain_text(target, kind, length):
+    decoder = Decoder(target, draft=drafts(target, length)[kind], draft_len=length)
+    ours, plain = (method(PROMPTS, max_new_tokens=30) for method in (decoder.speculate, decoder.plain))
+    assert ours.tokens == plain.tokens and plain.steps == 30
+    assert ours.steps <= 30 and max(ours.emitted) <= length + 1
+    assert kind not in ("model", "knowing") or ours.steps < 30, "some draft was accepted in every request"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stop_tokens_end_a_request_and_not_the_others(target, kind):
+    decoder = Decoder(target, draft=drafts(target)[kind])
+    whole = decoder.plain(PROMPTS, max_new_tokens=30).tokens
+    stop = {whole[0][6], whole[2][14]}
+    until = lambda row: row[:next((i + 1 for i, token in enumerate(row) if token in stop), len(row))]
+    expected = [until(row) for row in whole]
+    assert len({len(row) for row in expected}) > 1, "they end at different steps"
+    assert decoder.speculate(PROMPTS, max_new_tokens=30, stop=stop).tokens == expected
+    assert decoder.plain(PROMPTS, max_new_tokens=30, stop=stop).tokens == expected
+
+
+@pytest.mark.parametrize("name", ["python_loop", "v5", "v9"])
+def test_every_kind_of_sampler_gives_the_same_text(target, name):
+    """A baseline, a kernel behind a softmax and a kernel from logits: the same numbers, so the same random text too."""
+    options = {"max_new_tokens": 10, "temperature": [1.0, 0.0, 0.7], "seeds": [3, 4, 2**64 - 1]}
+    draft = near(target)
+    ours, usual = (Decoder(target, draft=draft, sampler=sampler).speculate(PROMPTS, **options) for sampler in (name, "torch_vectorised"))
+    assert ours.tokens == usual.tokens and ours.emitted == usual.emitted
+
+
+def test_a_draft_of_another_vocabulary():
+    """Fewer ids than the target (the rest is never drafted), or more (they are cut off)."""
+    target = tiny(vocab=60)
+    for vocab in (40, 90):
+        decoder = Decoder(target, draft=tiny(vocab=vocab, seed=3))
+        for heat in (0.0, 1.0):
+            prompts = [[1, 2, 3], [4, 5]]
+            rows = decoder.speculate(prompts, max_new_tokens=12, temperature=heat).tokens
+            assert heat or rows == decoder.plain(prompts, max_new_tokens=12).tokens
+            assert all(0 <= token < 60 for row in rows for token in row)
+
+
+# ---- random: a request depends on its prompt and seed; the law is the target's ------------------------------------------
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_does_not_depend_on_its_batch(target, kind):
+    decoder, seeds = Decoder(target, draft=drafts(target)[kind]), [11, 12, 2**63 + 5]
+    options = {"max_new_tokens": 20, "temperature": 1.0}
+    together = decoder.speculate(PROMPTS, seeds=seeds, **options).tokens
+    turned = decoder.speculate(PROMPTS[::-1], seeds=seeds[::-1], **options).tokens[::-1]
+    alone = [decoder.speculate([prompt], seeds=[seed], **options).tokens[0] for prompt, seed in zip(PROMPTS, seeds)]
+    assert together == turned == alone
+    assert decoder.speculate(PROMPTS, seeds=[1, 2, 3], **options).tokens != together
+
+
+RUNS, VOCAB, FIRST, HEAT = 20_000, 7, 3, 0.8
+SIZE = 1e-4  # of each test: the seeds are fixed, so it passes for ever or never
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny(vocab=VOCAB, sharp=0.2, seed=3)
+
+
+@torch.no_grad()
+def exact_law(model, prompt):
+    """{first FIRST tokens: probability}, by reading every continuation."""
+    law = {(): 1.0}
+    for _ in range(FIRST):
+        heads = list(law)
+        rows = torch.softmax(model(torch.tensor([[*prompt, *head] for head in heads])).logits[:, -1] / HEAT, 1).tolist()
+        law = {(*head, token): law[head] * p for head, row in zip(heads, rows) for token, p in enumerate(row)}
+    return law
+
+
+def law_test(model, prompt, decode, runs=RUNS):
+    """chi-square of the first tokens of `runs` requests, each with a seed of its own, against the model's exact law."""
+    rows = decode([prompt] * runs, max_new_tokens=FIRST, temperature=HEAT, seeds=range(1000, 1000 + runs)).tokens
+    law, counts = exact_law(model, prompt), {}
+    for row in map(tuple, rows):
+        counts[row] = counts.get(row, 0) + 1
+    return chi_square("first tokens", [(counts.get(row, 0), p) for row, p in law.items()], runs, SIZE, 0.9)
+
+
+def small_decoder(model, kind, **options):
+    return Decoder(model, draft={"model": near(model, 0.08), "ngram": NgramDrafter(3)}[kind], draft_len=3, **options)
+
+
+REPEATING = [1, 2, 3, 1, 2, 4, 1, 2]
+
+
+def test_law_of_plain_decoding(small):
+    result = law_test(small, REPEATING, Decoder(small).plain)
+    assert result.passed and result.cells > 20, result
+
+
+@pytest.mark.parametrize("kind", ["model", "ngram"])
+def test_law_of_speculation(small, kind):
+    decoder = small_decoder(small, kind)
+    result = law_test(small, REPEATING, decoder.speculate)
+    assert result.passed and result.cells > 20 and result.detectable_tv < 0.05, result
+    (rate, *_) = decoder.speculate([REPEATING] * 200, max_new_tokens=FIRST, temperature=HEAT).acceptance
+    assert 0.1 < rate < 0.95, "both ways through the rule are taken"
+
+
+class Accepting:
+    """A sampler that accepts every draft: what the law test must refuse."""
+    name, kind, draw = "accepting", "baseline", "cdf"
+
+    def __call__(self, problem):
+        right = load_sampler("torch_vectorised")(problem)
+        rows = problem.draft_tokens.view(problem.batch, -1)
+        return Outputs(torch.cat([rows, right.out_tokens[:, -1:]], 1), torch.full_like(right.num_accepted, rows.shape[1]), right.status)
+
+
+def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
+    speculate = small_decoder(small, "model").speculate
+    assert not law_test(small, REPEATING, small_decoder(small, "model", sampler=Accepting()).speculate).passed
+    monkeypatch.setattr("spec_toolkit.drafting.DRAFT", 1)  # drafting and acceptance share their numbers
+    assert not law_test(small, REPEATING, speculate).passed
+    monkeypatch.undo()
+    monkeypatch.setattr("spec_toolkit.drafting.draw", lambda logits, *_: logits.argmax(1))  # not drawn from the rows handed on
+    assert not law_test(small, REPEATING, speculate).passed
+    monkeypatch.undo()
+    take_back = CachedModel.take_back  # one rejected draft stays in the cache
+    monkeypatch.setattr("spec_toolkit.llm.CachedModel.take_back", lambda self, lengths: take_back(self, [length + 1 for length in lengths]))
+    decoder = Decoder(target, draft=NgramDrafter(4))
+    assert decoder.speculate(PROMPTS, max_new_tokens=30).tokens != decoder.plain(PROMPTS, max_new_tokens=30).tokens
+
+
+# ---- statistics, requests that cannot be met ---------------------------------------------------------------------------
+
+def test_statistics(target):
+    same = Decoder(target, draft=target, draft_len=3).speculate([[1, 2, 3]], max_new_tokens=12)
+    assert same.acceptance == [1.0, 1.0, 1.0] and same.tokens_per_step == 4 and same.steps == 3 and same.tested == [3, 3, 3]
+    assert set(same.seconds) == {"draft", "target", "sampler", "rest"} and min(same.seconds.values()) > 0
+    assert same.new_tokens == 12 and sum(same.shares.values()) == pytest.approx(1) and "4.00 tokens a step" in repr(same)
+    nothing = Decoder(target, draft=NgramDrafter(3)).speculate([[1, 2, 3]], max_new_tokens=1)
+    assert nothing.acceptance == [None, None, None] and nothing.emitted == [1]
+    assert Decoder(target).plain([[1]], max_new_tokens=0).tokens == [[]]
+
+
+def test_ngrams():
+    drafter = NgramDrafter(3, longest=2)
+    assert drafter.look_up([5, 6, 7, 8, 5, 6]) == [7, 8, 5]       # the pair 5 6, seen before
+    assert drafter.look_up([5, 1, 6, 2, 9, 6]) == [2, 9, 6]       # no pair, but the last token
+    assert drafter.look_up([6, 1, 6, 2, 6]) == [2, 6]             # the most recent place, and no more than follows there
+    assert drafter.look_up([1, 2, 3]) == drafter.look_up([1]) == []
+    with pytest.raises(ValueError, match="got 3, 2, accepted: 1 <= shortest"):
+        NgramDrafter(3, longest=2, shortest=3)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"prompts": [[1], []]}, r"prompts: got lengths \[1, 0\]"), ({"prompts": []}, "prompts: got lengths"), ({"prompts": [[1, 97]]}, "the id 97, accepted: ids in"),
+    ({"temperature": -1.0}, "temperature: got"), ({"temperature": 1e-9}, "temperature: got"), ({"seeds": [1, 2]}, "seeds: got 2, accepted: one per prompt, 1"),
+    ({"max_new_tokens": 300}, "max_new_tokens: got 300, accepted: 0 to 254"), ({"max_new_tokens": -1}, "max_new_tokens: got -1")])
+def test_wrong_requests_are_named(target, options, message):
+    with pytest.raises(ValueError, match=message):
+        Decoder(target).plain(**({"prompts": [[1, 2]], "max_new_tokens": 3} | options))
+
+
+def test_what_cannot_be_decoded(target):
+    with pytest.raises(ValueError, match="draft: got None"):
+        Decoder(target).speculate([[1]], max_new_tokens=1)
+    with pytest.raises(ValueError, match="draft_len: got 0"):
+        Decoder(target, draft_len=0)
+    broken = copy.deepcopy(target)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(NoMass, match="request 0: its target row has nothing to draw from"):
+        Decoder(broken).plain([[1]], max_new_tokens=1)
+    windows = copy.deepcopy(target)
+    windows.config.sliding_window, windows.config.layer_types = 8, ["sliding_attention"] * 2
+    with pytest.raises(ValueError, match="accepted: full attention in every layer"):
+        Decoder(windows).plain([[1]], max_new_tokens=1)
