@@ -5,7 +5,7 @@ from test_examine import Own, Wrong
 
 from spec_toolkit import load_sampler, make_problem
 from spec_toolkit.baselines import load_baseline
-from spec_toolkit.mutants import MUTANTS, load_mutant
+from spec_toolkit.mutants import MUTANTS, load_mutant, rung_text
 from spec_toolkit.probes import is_move, probe, rebatched, rebound, reordered, resplit
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -30,6 +30,14 @@ def test_nothing_in_a_rung(name):
     assert set(found) == {"8 re-batchings", "inputs changed under a bound call", "other multiprocessor counts", "other thread orders"}
     assert not any(found.values()), found
     assert [name for name in found if is_move(name)] == ["8 re-batchings", "other multiprocessor counts"]
+
+
+def test_other_orders_see_rows_that_are_fetched_late_without_a_barrier():
+    """V9 fetches the draft row of a rejection late where the drafter gave its log-normaliser; other warps then weigh it."""
+    text, barrier = rung_text("v9"), "    __syncthreads();\n    // A lane's part of piece"
+    assert barrier in text, "v9 reads otherwise now: rewrite this mutant"
+    found = probe(load_sampler(source=text.replace(barrier, barrier.split("\n")[1])))
+    assert found.pop("other thread orders") and not any(probe(load_sampler("v9")).values())
 
 
 def test_only_what_means_something():
