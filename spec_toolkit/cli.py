@@ -206,6 +206,31 @@ def fuzz(args: argparse.Namespace) -> int:
     return _answered("fuzz", lambda: checking.run_fuzz(**words), checking.WrongRequest)
 
 
+def add_llm(commands) -> None:
+    """`llm --target NAME --draft NAME`: a language model decoded plainly and with speculation, side by side."""
+    parser = commands.add_parser("llm", help="decode with a language model, plainly and with speculation: tokens/s, acceptance, time split")
+    parser.add_argument("--target", default="smollm2", metavar="NAME", help="a model on the hub, a folder, or smollm2 (the default), which needs no hub")
+    parser.add_argument("--draft", default="ngram", metavar="NAME", help="another model of the same tokenizer, or ngram: from the text itself (default)")
+    parser.add_argument("--sampler", metavar="NAME", help="v9, v5, torch_vectorised, python_loop, ... (default: v9 on a GPU, else torch_vectorised)")
+    parser.add_argument("--draft-len", type=int, default=4, metavar="K", help="drafts of a step (default: 4)")
+    parser.add_argument("--tokens", type=int, default=48, help="new tokens of a prompt, at most (default: 48)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each prompt (default: 3)")
+    parser.add_argument("--batch", type=int, default=1, help="prompts at a time (default: 1)")
+    parser.add_argument("--prompt", action="append", dest="prompts", metavar="TEXT", help="a prompt of your own; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; the others follow from it (default: 0)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the models (default: float32 on a CPU, bfloat16 on a GPU)")
+    parser.set_defaults(action=llm)
+
+
+def llm(args: argparse.Namespace) -> int:
+    from . import llm_command, pretrained
+
+    words = {name: value for name, value in vars(args).items() if name != "action"}
+    return _answered("llm", lambda: llm_command.run(**words), (pretrained.ModelError, ValueError))
+
+
 def _add_samplers(parser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="v5, torch_vectorised, softmax+v5, flashinfer_chain, ...")
     parser.add_argument("--source", metavar="FILE", help="a kernel of your own (.cu, with its contract)")
@@ -215,7 +240,7 @@ def _add_samplers(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed: other problems and draws of the same kind (default: 0)")
 
 
-def _answered(name, work: Callable[[], int], wrong: type[Exception]) -> int:
+def _answered(name, work: Callable[[], int], wrong: type[Exception] | tuple[type[Exception], ...]) -> int:
     try:
         return work()
     except wrong as error:
@@ -223,7 +248,7 @@ def _answered(name, work: Callable[[], int], wrong: type[Exception]) -> int:
         return 2
 
 
-COMMANDS: list[Callable] = [add_run, add_sweep, add_report, add_doctor, add_gpu, add_crosscheck, add_sanitize, add_check, add_fuzz]
+COMMANDS: list[Callable] = [add_run, add_sweep, add_report, add_doctor, add_gpu, add_crosscheck, add_sanitize, add_check, add_fuzz, add_llm]
 
 
 def build_parser() -> argparse.ArgumentParser:

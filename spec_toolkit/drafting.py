@@ -88,7 +88,7 @@ class NgramDrafter:
     """Prompt look-up: find the last `longest`..`shortest` tokens of the text earlier in it, and propose what followed there."""
     has_rows = False
 
-    def __init__(self, draft_len: int, longest: int = 3, shortest: int = 1):
+    def __init__(self, draft_len: int, longest: int = 4, shortest: int = 2):
         if not 1 <= shortest <= longest:
             raise ValueError(f"shortest, longest: got {shortest}, {longest}, accepted: 1 <= shortest <= longest")
         self.draft_len, self.longest, self.shortest = draft_len, longest, shortest

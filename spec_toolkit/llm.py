@@ -96,7 +96,8 @@ class Decoder:
         draft = state.draft(texts, positions) if state else Draft(last[:, :0], None, [0] * len(texts))
         counts += draft.counts
         watch.mark("draft")
-        target = reader.read(torch.cat([last, draft.tokens.clamp(min=0)], 1))
+        width = max(draft.counts)  # n-grams often draft less than K, or nothing: then the target reads no more than that
+        target = reader.read(torch.cat([last, draft.tokens[:, :width].clamp(min=0)], 1))
         watch.mark("target")
         verifier.fill(target, draft.tokens, draft.logits, positions)
         watch.mark("rest")

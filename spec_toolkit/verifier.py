@@ -31,11 +31,15 @@ class Verifier:
         rows = lambda count: torch.zeros(batch, count, vocab, dtype=dtype, device=device)
         self.problem = from_torch(rows(draft_len + 1), torch.zeros(batch, draft_len, dtype=torch.int32, device=device),
                                   rows(draft_len) if has_rows and draft_len else None, kind="logits", seeds=seeds, temperature=temperature)
+        self.target = self.problem.target.view(batch, draft_len + 1, vocab)
         self.call = sampler.bind(self.problem) if getattr(sampler, "inner", sampler).kind == "kernel" else None
 
     def fill(self, target, tokens, draft, positions) -> None:
-        """target [batch, K+1, vocab], draft [batch, K, vocab] or None, tokens [batch, K], positions [batch]; copied."""
-        self.problem.target.copy_(target.reshape(self.problem.target.shape))
+        """target [batch, w+1, vocab], draft [batch, K, vocab] or None, tokens [batch, K], positions [batch]; copied.
+
+        w: the most drafts of a request. Rows behind stay what they were: their drafts are NO_TOKEN, and no draw comes that far.
+        """
+        self.target[:, :target.shape[1]].copy_(target)
         self.problem.draft_tokens.copy_(tokens.reshape(-1))
         self.problem.positions.copy_(positions)
         if self.problem.draft is not None:

@@ -67,7 +67,7 @@ class Knowing:
 
 
 def drafts(target, length=4):
-    return {"model": near(target), "another model": tiny(seed=3), "ngram": NgramDrafter(length), "knowing": Knowing(target, length)}
+    return {"model": near(target), "another model": tiny(seed=3), "ngram": NgramDrafter(length, shortest=1), "knowing": Knowing(target, length)}
 
 
 KINDS = ["model", "another model", "ngram", "knowing"]
@@ -182,7 +182,7 @@ def law_test(model, prompt, decode, runs=RUNS):
 
 
 def small_decoder(model, kind, **options):
-    return Decoder(model, draft={"model": near(model, 0.08), "ngram": NgramDrafter(3)}[kind], draft_len=3, **options)
+    return Decoder(model, draft={"model": near(model, 0.08), "ngram": NgramDrafter(3, shortest=1)}[kind], draft_len=3, **options)
 
 
 REPEATING = [1, 2, 3, 1, 2, 4, 1, 2]
@@ -223,7 +223,7 @@ def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
     monkeypatch.undo()
     take_back = CachedModel.take_back  # one rejected draft stays in the cache
     monkeypatch.setattr("spec_toolkit.llm.CachedModel.take_back", lambda self, lengths: take_back(self, [length + 1 for length in lengths]))
-    decoder = Decoder(target, draft=NgramDrafter(4))
+    decoder = Decoder(target, draft=NgramDrafter(4, shortest=1))
     assert decoder.speculate(PROMPTS, max_new_tokens=30).tokens != decoder.plain(PROMPTS, max_new_tokens=30).tokens
 
 
@@ -240,11 +240,11 @@ def test_statistics(target):
 
 
 def test_ngrams():
-    drafter = NgramDrafter(3, longest=2)
+    drafter = NgramDrafter(3, longest=2, shortest=1)
     assert drafter.look_up([5, 6, 7, 8, 5, 6]) == [7, 8, 5]       # the pair 5 6, seen before
     assert drafter.look_up([5, 1, 6, 2, 9, 6]) == [2, 9, 6]       # no pair, but the last token
     assert drafter.look_up([6, 1, 6, 2, 6]) == [2, 6]             # the most recent place, and no more than follows there
-    assert drafter.look_up([1, 2, 3]) == drafter.look_up([1]) == []
+    assert drafter.look_up([1, 2, 3]) == drafter.look_up([1]) == NgramDrafter(3).look_up([6, 1, 6]) == []
     with pytest.raises(ValueError, match="got 3, 2, accepted: 1 <= shortest"):
         NgramDrafter(3, longest=2, shortest=3)
 
