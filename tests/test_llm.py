@@ -1,10 +1,11 @@
 """The decoding loop on tiny random models: greedy text equal to plain text, the law of the first tokens, seeds, stops, counts."""
 import copy
+import re
 
 import pytest
 import torch
 
-from spec_toolkit import load_sampler
+from spec_toolkit import load_sampler, paths
 from spec_toolkit.chi_square import chi_square
 from spec_toolkit.problem import Outputs
 
@@ -125,6 +126,13 @@ def test_every_kind_of_sampler_gives_the_same_text(target, name):
     draft = near(target)
     ours, usual = (Decoder(target, draft=draft, sampler=sampler).speculate(PROMPTS, **options) for sampler in (name, "torch_vectorised"))
     assert ours.tokens == usual.tokens and ours.emitted == usual.emitted
+
+
+def test_the_guide(target, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (paths.PACKAGE.parent / "docs" / "llm.md").read_text(), re.DOTALL)
+    names = {"target_model": target, "draft_model": near(target), "prompts": PROMPTS[:2]}
+    exec(code, names)  # noqa: S102 (a block of our own page)
+    assert names["decoded"].tokens[0] == names["plain"].tokens[0] and "[[" in capsys.readouterr().out
 
 
 def test_a_draft_of_another_vocabulary():
