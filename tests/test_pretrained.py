@@ -62,7 +62,8 @@ def test_out_of_memory_is_said(monkeypatch):
         raise torch.OutOfMemoryError
     model = SimpleNamespace(to=full, parameters=lambda: iter([torch.zeros(2**20)]))
     auto = lambda found: SimpleNamespace(from_pretrained=lambda *_, **__: found)
-    monkeypatch.setattr(pretrained, "_library", lambda: SimpleNamespace(AutoTokenizer=auto(None), AutoModelForCausalLM=auto(model)))
+    library = SimpleNamespace(AutoTokenizer=auto(None), AutoModelForCausalLM=auto(model))
+    monkeypatch.setattr(pretrained, "_library", lambda: library)
     with pytest.raises(ModelError, match="its 0.0 GiB of weights do not fit on cuda; nvidia-smi"):
         pretrained.load("some/model", device="cuda")
 
@@ -91,8 +92,8 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("draft", ["ngram", "itself"])
 def test_the_command(folder, draft, capsys):
-    words = ["llm", "--target", folder, "--draft", folder if draft == "itself" else draft, "--device", "cpu", "--tokens", "12", "--repeats", "2",
-             "--prompt", "w1 w2 w3 w1 w2", "--prompt", "w4 w5", "--draft-len", "3", "--sampler", "v1"]
+    words = ["llm", "--target", folder, "--draft", folder if draft == "itself" else draft, "--device", "cpu", "--tokens", "12",
+             "--repeats", "2", "--prompt", "w1 w2 w3 w1 w2", "--prompt", "w4 w5", "--draft-len", "3", "--sampler", "v1"]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
     assert "sampler: softmax+v1" in out and "greedy texts that are the same both ways: 4 of 4" in out and "nothing of a GPU" in out

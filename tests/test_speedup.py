@@ -18,7 +18,8 @@ def comparison(*ratios, greedy=True, **ours):
 
 
 @pytest.mark.parametrize("ratios, said", [
-    ((1.5, 2.0, 1.2), "faster in each of 3 runs: 1.50x (1.20x to 2.00x)"), ((1.5, 0.9, 1.2), "faster in 2 of 3 runs, not in all: 1.20x (0.90x to 1.50x)"),
+    ((1.5, 2.0, 1.2), "faster in each of 3 runs: 1.50x (1.20x to 2.00x)"),
+    ((1.5, 0.9, 1.2), "faster in 2 of 3 runs, not in all: 1.20x (0.90x to 1.50x)"),
     ((0.9, 0.8, 1.2), "No speedup: speculation was faster in 1 of 3 runs: 0.90x")])
 def test_the_verdict_is_what_the_runs_say(ratios, said):
     result = comparison(*ratios)
@@ -49,7 +50,8 @@ def test_prompts_seeds_and_order():
     result = compare(decoder, [[1], [2], [3]], max_new_tokens=4, repeats=2, batch=2, seed=7, progress=lines.append)
     timed = calls[2:]  # after a short run of each
     assert len(result.pairs) == 4 == len(lines) and [name for name, *_ in timed] == ["plain", "ours", "ours", "plain"] * 2
-    assert [(prompts, seeds) for _, prompts, seeds in timed[::2]] == [([[1], [2]], [7, 8]), ([[3]], [9]), ([[1], [2]], [1007, 1008]), ([[3]], [1009])]
+    assert [(prompts, seeds) for _, prompts, seeds in timed[::2]] == [
+        ([[1], [2]], [7, 8]), ([[3]], [9]), ([[1], [2]], [1007, 1008]), ([[3]], [1009])]
     assert timed[0][1:] == timed[1][1:], "both decode the same"
     with pytest.raises(ValueError, match="got 0, 1, accepted: 1 or more"):
         compare(decoder, [[1]], max_new_tokens=1, repeats=0)
