@@ -135,7 +135,7 @@ def test_a_kernel_in_another_folder_finds_the_rungs_headers_behind_its_own(tmp_p
     assert mine.source_hash == rung.source_hash and torch.equal(mine(problem).out_tokens, rung(problem).out_tokens)
     (tmp_path / "common.cuh").write_text((kernels_dir() / "common.cuh").read_text() + "#define OWN 1\n")
     own = load_sampler(source=Path("mine.cu"))
-    assert own.source_hash != rung.source_hash and list(gpu.headers(own.text, own.folders))[0] == tmp_path / "common.cuh"
+    assert own.source_hash != rung.source_hash and next(iter(gpu.headers(own.text, own.folders))) == tmp_path / "common.cuh"
     monkeypatch.chdir("/")
     assert torch.equal(own(problem).out_tokens, rung(problem).out_tokens)
 
