@@ -17,11 +17,12 @@ MARKERS = re.compile(r"<!-- (?P<name>\w+):begin -->\n(?P<body>.*?)<!-- (?P=name)
 
 
 def current_hashes() -> dict[str, str | None]:
-    """name -> source_hash of every sampler here, for `load_records`; None for a peer that is not installed: cannot be told."""
+    """name -> source_hash of every sampler here, for `load_records`; None for a peer: its source is that of the library that the
+    recording machine had, so an installation here says nothing of it."""
     from .composed import composed_hashes
-    from .peers import PEERS, peer_hashes
+    from .peers import PEERS
     from .sampler import list_samplers, load_sampler
-    hashes = {name: load_sampler(name).source_hash for name in list_samplers() if name not in PEERS} | peer_hashes()
+    hashes = {name: load_sampler(name).source_hash for name in list_samplers() if name not in PEERS} | dict.fromkeys(PEERS)
     return hashes | composed_hashes(hashes)
 
 
