@@ -52,7 +52,7 @@ class Peer:
 
     @property
     def source_hash(self):
-        """sha256 of this file and of the library's version; None where it is not installed (peer_hashes)."""
+        """sha256 of this file and of the library's version."""
         return _source_hash(self.package, self.version)
 
     def __call__(self, problem):
@@ -239,11 +239,6 @@ def list_peers():
 def installed_peers():
     """The names of the peers whose package is installed here (not imported, so it may still fail to load)."""
     return [name for name, peer in PEERS.items() if _version(peer.package) is not None]
-
-
-def peer_hashes():
-    """name -> source_hash of every peer, None where it cannot be told because the package is not installed."""
-    return {name: _source_hash(peer.package, _version(peer.package)) for name, peer in PEERS.items()}
 
 
 def load_peer(name):
