@@ -1,0 +1,86 @@
+"""What is measured of decoding loops: cells, each one comparison whose arms take turns at every prompt, most valuable first.
+
+kind       question                                       arms
+compare    how fast, and by how much?                     plain; speculation by the Python loop and by the best rung; transformers' own
+samplers   what share of a step is each sampler's?        speculation, one sampler each
+k_sweep    how many drafts are best?                      plain; speculation with K = 1 to 8
+
+A path is eager (llm.py: launched call by call, so a token costs the host tens of ms and few tokens must do) or graph (graph_decoder.py).
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+PATHS = ("eager", "graph")
+KINDS = ("compare", "samplers", "k_sweep")
+SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2")  # then the one that is measured
+TOKENS = {"eager": 16, "graph": 96}
+ASSISTED_TOKENS = 16  # of transformers' own way, which is eager, in a cell of the graph path
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to decode. method: plain, speculation or assisted. draft_len None: as transformers adapts it. tokens, seeds None: the cell's."""
+    method: str
+    sampler: str | None = None
+    draft_len: int | None = None
+    tokens: int | None = None
+    seeds: int | None = None
+
+    def __str__(self) -> str:
+        if self.method == "assisted":
+            return "transformers' assisted, " + ("adaptive K" if self.draft_len is None else f"K={self.draft_len}")
+        return self.method if self.method == "plain" else f"speculation, {self.sampler}, K={self.draft_len}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """prompts, seeds: how many of each; tokens: new tokens of a run, at most."""
+    kind: str
+    path: str
+    batch: int
+    temperature: float
+    tokens: int
+    prompts: int
+    seeds: int
+    arms: tuple[Arm, ...]
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.kind} B={self.batch} T={self.temperature:g}"
+
+    @property
+    def spec(self) -> dict:
+        """As the record has it."""
+        return asdict(self) | {"arms": [asdict(arm) for arm in self.arms]}
+
+    def of(self, arm: Arm) -> tuple[int, int]:
+        """(tokens of a run, seeds) of one of its arms."""
+        return arm.tokens or self.tokens, min(arm.seeds or self.seeds, self.seeds)
+
+
+def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None,
+          others=SAMPLERS, longest: int = 8) -> list[Cell]:
+    """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS."""
+    tokens = TOKENS | (tokens or {})
+    found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest) for path in PATHS for kind in KINDS}
+    order = [("compare", 0), ("samplers", 0), ("compare", 1), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
+    return [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
+            if kind in kinds and path in paths and place < len(found[kind, path])]
+
+
+def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) -> list[Cell]:
+    plain, ours = Arm("plain", best), Arm("speculation", best, draft_len)
+    if kind == "samplers":
+        arms = tuple(Arm("speculation", name, draft_len) for name in dict.fromkeys((*others, best)))
+        return [Cell(kind, path, 1, 1.0, tokens, min(6, prompts), 1, arms)]
+    if kind == "k_sweep":
+        arms = (plain, *(Arm("speculation", best, k) for k in range(1, longest + 1)))
+        return [Cell(kind, path, 1, 1.0, tokens, prompts, 1, arms)] if path == "graph" else []
+    few = {"tokens": min(ASSISTED_TOKENS, tokens)} if path == "graph" else {}
+    assisted = Arm("assisted", None, draft_len, seeds=1 if few else None, **few)
+    adaptive = Arm("assisted", None, None, seeds=1, **few)
+    loop = Arm("speculation", "python_loop", draft_len, seeds=1 if path == "eager" else None)
+    main = Cell(kind, path, 1, 1.0, tokens, prompts, seeds, (plain, loop, ours, assisted, adaptive))
+    cooler = replace(main, temperature=0.7, seeds=1, arms=(plain, ours))
+    return [main, replace(main, batch=8, arms=(plain, replace(loop, seeds=None), ours)),
+            replace(main, temperature=0.0, seeds=1, arms=(plain, ours, replace(assisted, seeds=1))), cooler]

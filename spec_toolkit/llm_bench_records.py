@@ -1,0 +1,162 @@
+"""Records of decoding loops: one JSON file per cell. An arm keeps every run, in columns; medians are made when they are read.
+
+    {"format", "created", "path", "kind", ..., "environment", "models", "arms": [{"method", "sampler", "source_hash", "check",
+     "runs": {"prompt": [...], "seed": [...], "new_tokens": [...], "tokens_per_s": [...], "draft_s": [...], ...}, ...}]}
+
+Sees only records: neither models nor torch. A ratio is formed within one record, prompt by prompt and seed by seed.
+"""
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+from . import results
+
+FORMAT = "spec_toolkit llm record 1"
+PARTS = ("draft", "target", "sampler", "rest")
+
+
+class LoopRecord(dict):
+    """A record as loaded. `path`: its file. `stale`: names of samplers whose source is not today's (if hashes were given)."""
+    stale: tuple = ()
+    path: Path | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self['path']} path, B={self['batch']}, T={self['temperature']:g}"
+
+    def arm(self, method: str, sampler: str | None = None, draft_len: int | None = None) -> dict | None:
+        """The first arm of that method, and of the sampler and K where they are given; None if there is none."""
+        return next((arm for arm in self["arms"] if arm["method"] == method and sampler in (None, arm["sampler"])
+                     and draft_len in (None, arm["draft_len"])), None)
+
+    def __repr__(self) -> str:
+        return f"LoopRecord({self['kind']}, {self.title}, {len(self['arms'])} arms{', failed' if self.get('error') else ''})"
+
+
+def write(record: dict, out="results") -> Path:
+    """Write out/<gpu | cpu>/llm/<path>-<kind>-...json over an older one of the same cell; its path."""
+    folder = Path(out) / results.slug(record["environment"]["gpu"] or "cpu") / "llm"
+    folder.mkdir(parents=True, exist_ok=True)
+    models = record["models"]
+    name = results.slug(f"{record['path']}-{record['kind']}-b{record['batch']}-t{record['temperature']:g}-{Path(models['target']).name}-"
+                        f"{Path(models['draft']).name}")
+    results.write_atomically(folder / f"{name}.json", results.to_text(record))
+    return folder / f"{name}.json"
+
+
+def load(folder, hashes: dict | None = None, kind: str | None = None, failed: bool = False) -> list[LoopRecord]:
+    """Records below folder, by path; failed ones only if asked for. hashes: name -> today's source_hash, marks what is stale.
+
+    ValueError names a file that is not JSON.
+    """
+    found = []
+    for path in sorted(Path(folder).rglob("llm/*.json")):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON record: {error}") from error
+        if data.get("format") != FORMAT or kind not in (None, data["kind"]) or data.get("error") and not failed:
+            continue
+        record = LoopRecord(data)
+        record.path, record.stale = path, tuple(sorted({arm["sampler"] for arm in data["arms"] if is_stale(arm, hashes)}))
+        found.append(record)
+    return found
+
+
+def is_stale(arm: dict, hashes: dict | None) -> bool:
+    return bool(hashes is not None and arm["sampler"] and results.is_stale(arm, hashes))
+
+
+def latest(records) -> list[LoopRecord]:
+    """Those of the machine and pair of models that were recorded last; [] if there are none."""
+    place = lambda r: (r["environment"]["gpu"], r["models"]["target"], r["models"]["draft"])
+    newest = max(records, key=lambda r: (r["environment"]["gpu"] is not None, r["created"]), default=None)
+    return [r for r in records if place(r) == place(newest)]
+
+
+def is_finished(spec: dict, models: dict, gpu, hashes: dict, records) -> bool:
+    """Is this cell there without an error, of these models on this GPU, with the samplers as they are today?"""
+    return any(r["spec"] == spec and r["models"] == models and r["environment"]["gpu"] == gpu and not r.get("error")
+               and not any(is_stale(arm, hashes) for arm in r["arms"]) for r in records)
+
+
+# ---- what an arm says ---------------------------------------------------------------------------------------------------
+
+def rates(arm: dict) -> list[float]:
+    """tokens/s of every run."""
+    return [rate for rate in arm["runs"]["tokens_per_s"] if rate]
+
+
+def speedups(arm: dict, base: dict) -> list[float]:
+    """tokens/s over that of `base` for the same prompts and seed, run by run."""
+    at = {(p, s): rate for p, s, rate in zip(base["runs"]["prompt"], base["runs"]["seed"], base["runs"]["tokens_per_s"]) if rate}
+    return [rate / at[p, s] for p, s, rate in zip(arm["runs"]["prompt"], arm["runs"]["seed"], arm["runs"]["tokens_per_s"]) if rate and (p, s) in at]
+
+
+def spread(samples) -> dict | None:
+    """median, p10 and p90; None without samples."""
+    return results.spread(samples) if samples else None
+
+
+def step_ms(arm: dict) -> dict[str, float] | None:
+    """{part: ms of a step of the batch}, mean over all runs; None for one that cannot be taken apart (transformers' own)."""
+    runs = arm["runs"]
+    steps = sum(runs["steps"])
+    return {part: 1000 * sum(runs[f"{part}_s"]) / steps for part in PARTS} if steps and None not in runs["draft_s"] else None
+
+
+def sampler_shares(arm: dict) -> list[float]:
+    """The sampler's share of the time of every run."""
+    columns = zip(*(arm["runs"][f"{part}_s"] for part in PARTS))
+    return [parts[PARTS.index("sampler")] / sum(parts) for parts in columns if None not in parts and sum(parts)]
+
+
+def tokens_per_step(arm: dict) -> float | None:
+    counted = sum(arm["runs"]["request_steps"])
+    return sum(arm["runs"]["emitted"]) / counted if counted else None
+
+
+def acceptance(arm: dict) -> list[float | None]:
+    """[K]: of the drafts looked at in a position, the share that was accepted."""
+    return [accepted / tested if tested else None for accepted, tested in zip(arm["accepted"], arm["tested"])]
+
+
+def mean_acceptance(arm: dict) -> float | None:
+    """Over all positions: accepted / looked at."""
+    return sum(arm["accepted"]) / sum(arm["tested"]) if sum(arm["tested"]) else None
+
+
+def expected_tokens(acceptance: float, draft_len: int) -> float:
+    """Tokens of a step if every draft were accepted independently with this chance: (1 - a^(K+1)) / (1 - a)."""
+    return sum(acceptance**i for i in range(draft_len + 1))
+
+
+def equal_texts(arm: dict, base: dict) -> tuple[int, int]:
+    """(greedy texts that are those of `base`, texts)."""
+    pairs = list(zip(arm.get("texts") or (), base.get("texts") or ()))
+    return sum(a == b for a, b in pairs), len(pairs)
+
+
+def cost_model(record: LoopRecord) -> dict:
+    """A K sweep's model, from two of its arms and the acceptance over all: a step costs one target forward (that of the widest arm
+    and of plain decoding, in between by a line), K draft forwards (the widest arm's, each), and sampler and rest of the widest arm.
+
+    {"acceptance", "draft_ms", "target_ms": (plain, widest), "other_ms", "tokens_per_s": {K: ...}, "best": K}
+    """
+    plain, arms = record.arm("plain"), [arm for arm in record["arms"] if arm["method"] == "speculation"]
+    widest = max(arms, key=lambda arm: arm["draft_len"])
+    alone, split, k_max = step_ms(plain), step_ms(widest), widest["draft_len"]
+    rate = sum(sum(arm["accepted"]) for arm in arms) / sum(sum(arm["tested"]) for arm in arms)
+    target = lambda k: alone["target"] + (split["target"] - alone["target"]) * k / k_max
+    other = split["sampler"] + split["rest"]
+    model = {k: 1000 * expected_tokens(rate, k) / (target(k) + k * split["draft"] / k_max + other) for k in sorted({arm["draft_len"] for arm in arms})}
+    return {"acceptance": rate, "draft_ms": split["draft"] / k_max, "target_ms": (alone["target"], split["target"]), "other_ms": other,
+            "tokens_per_s": model, "best": max(model, key=model.get)}
+
+
+def best_draft_len(record: LoopRecord) -> int:
+    """The K whose median tokens/s is the largest."""
+    arms = [arm for arm in record["arms"] if arm["method"] == "speculation" and rates(arm)]
+    return max(arms, key=lambda arm: statistics.median(rates(arm)))["draft_len"]
