@@ -28,7 +28,7 @@ _HOMES = {
     "reference": "reference", "output_law": "reference",
     "load_sampler": "sampler", "list_samplers": "sampler", "live_sampler": "live", "save_kernel": "live",
     "check": "check", "CheckResult": "check", "examine": "examine", "benchmark": "bench", "Timing": "bench", "limits": "bench",
-    "Decoder": "llm", "NgramDrafter": "drafting",
+    "Decoder": "llm", "GraphDecoder": "graph_decoder", "NgramDrafter": "drafting",
     "record": "results", "load_records": "results",
 }
 __all__ = list(_HOMES)

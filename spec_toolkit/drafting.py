@@ -24,12 +24,12 @@ class Draft(NamedTuple):
 NO_TOKEN = -1
 
 
-def draw(logits, temperature, seeds, positions, index: int):
-    """[batch] int64: a token of each row of softmax(logits / temperature), by number `index` of the DRAFT stream at `positions`.
+def draw(logits, temperature, seeds, positions, index: int, stream: int | None = None):
+    """[batch] int64: a token of each row of softmax(logits / temperature), by number `index` of a stream (DRAFT) at `positions`.
 
     logits [batch, vocab]; temperature [batch] float32, 0 = the maximum; seeds, positions [batch] int64. Sums in float64.
     """
-    uniform = uniform52(*random_words(seeds, positions, DRAFT, torch.full_like(positions, index))[:2])
+    uniform = uniform52(*random_words(seeds, positions, DRAFT if stream is None else stream, torch.full_like(positions, index))[:2])
     heat = torch.where(temperature > 0, temperature, 1.0).double()[:, None]
     cumulative = torch.softmax(logits.double() / heat, 1).cumsum(1)
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]

@@ -77,7 +77,7 @@ class Decoder:
             rows = self._step(texts, reader, state, verifier, watch, counts := [])
             for b in sorted(open_):
                 decoded.count(len(rows[b]), counts[b])
-                texts[b] += _cut(rows[b], ends[b] - len(texts[b]), stop)
+                texts[b] += cut(rows[b], ends[b] - len(texts[b]), stop)
                 if len(texts[b]) == ends[b] or texts[b][-1] in stop:
                     open_.remove(b)
             reader.take_back([len(text) - 1 for text in texts])
@@ -132,7 +132,7 @@ class Decoder:
         return torch.tensor(seeds, dtype=torch.uint64).view(torch.int64).to(self.device)
 
 
-def _cut(tokens, room, stop):
+def cut(tokens, room, stop):
     """The tokens up to the first stop token, included, and at most `room`."""
     end = next((i + 1 for i, token in enumerate(tokens) if token in stop), len(tokens))
     return tokens[:min(end, room)]

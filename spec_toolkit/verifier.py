@@ -25,12 +25,14 @@ class Verifier:
     numbers when they are bound, and a peer looks at the rows then, so these are bound again at every step.
     """
 
-    def __init__(self, sampler, *, seeds, temperature, draft_len: int, vocab: int, dtype, has_rows: bool):
-        """seeds [batch] int64, temperature [batch] float32, both on the device of the rows."""
+    def __init__(self, sampler, *, seeds, temperature, draft_len: int, vocab: int, dtype, has_rows: bool, positions=None):
+        """seeds [batch] int64, temperature [batch] float32, both on the device of the rows, and read where they are; so is positions
+        [batch] int64, where given."""
         self.sampler, batch, device = sampler, len(seeds), seeds.device
         rows = lambda count: torch.zeros(batch, count, vocab, dtype=dtype, device=device)
         self.problem = from_torch(rows(draft_len + 1), torch.zeros(batch, draft_len, dtype=torch.int32, device=device),
-                                  rows(draft_len) if has_rows and draft_len else None, kind="logits", seeds=seeds, temperature=temperature)
+                                  rows(draft_len) if has_rows and draft_len else None, kind="logits", seeds=seeds, temperature=temperature,
+                                  positions=torch.zeros_like(seeds) if positions is None else positions)
         self.target = self.problem.target.view(batch, draft_len + 1, vocab)
         self.call = sampler.bind(self.problem) if getattr(sampler, "inner", sampler).kind == "kernel" else None
 

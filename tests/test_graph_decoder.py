@@ -1,0 +1,219 @@
+"""The fast path against the plain one: the same greedy text, the same law; on a GPU with its graphs, on a CPU without."""
+import copy
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, drafts, law_test, naive, near, tiny
+
+from spec_toolkit import load_sampler
+from spec_toolkit.drafting import NgramDrafter
+from spec_toolkit.graph_capture import CaptureFailed, captured
+from spec_toolkit.graph_decoder import GraphDecoder
+from spec_toolkit.graph_step import Step
+from spec_toolkit.llm import Decoder, NoMass
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+FEW = 5_000  # runs are enough to refuse what is wrong
+MIXED = {"max_new_tokens": 20, "temperature": [1.0, 0.0, 0.7], "seeds": [3, 4, 2**64 - 1]}
+
+
+@pytest.fixture(scope="module")
+def target():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny(vocab=VOCAB, sharp=0.2, seed=3)
+
+
+def small_decoder(model, kind="model", **options):
+    return GraphDecoder(model, draft={"model": near(model, 0.08), "ngram": NgramDrafter(3, shortest=1)}[kind], draft_len=3, **options)
+
+
+# ---- greedy: the same text ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [1, 5])
+def test_greedy_text_and_steps_are_those_of_the_plain_path(target, kind, length):
+    draft = drafts(target, length)[kind]
+    ours, usual = (cls(target, draft=draft, draft_len=length).speculate(PROMPTS, max_new_tokens=30) for cls in (GraphDecoder, Decoder))
+    assert ours.tokens == usual.tokens == [naive(target, prompt, 30) for prompt in PROMPTS]
+    assert (ours.steps, ours.emitted, ours.tested, ours.accepted) == (usual.steps, usual.emitted, usual.tested, usual.accepted)
+
+
+def test_stop_tokens_and_one_decoder_for_several_shapes(target):
+    """Plain and speculative calls, batches of three and of one, a longer text and a shorter one, in one decoder."""
+    decoder = GraphDecoder(target, draft=near(target))
+    whole = decoder.plain(PROMPTS, max_new_tokens=30).tokens
+    stop = {whole[0][6], whole[2][14]}
+    until = lambda row: row[:next((i + 1 for i, token in enumerate(row) if token in stop), len(row))]
+    expected = [until(row) for row in whole]
+    for method in (decoder.speculate, decoder.plain, decoder.speculate):
+        assert method(PROMPTS, max_new_tokens=30, stop=stop).tokens == expected
+        assert method(PROMPTS[2:], max_new_tokens=100).tokens[0][:30] == whole[2]
+    assert decoder.slots == 128 and len(decoder._steps) == 4
+    assert decoder.plain([[1]], max_new_tokens=0).tokens == [[]]
+
+
+def test_a_draft_of_another_vocabulary():
+    target = tiny(vocab=60)
+    for vocab in (40, 90):
+        decoder = GraphDecoder(target, draft=tiny(vocab=vocab, seed=3))
+        for heat in (0.0, 1.0):
+            rows = decoder.speculate([[1, 59, 3], [4, 5]], max_new_tokens=12, temperature=heat).tokens
+            assert heat or rows == decoder.plain([[1, 59, 3], [4, 5]], max_new_tokens=12).tokens
+            assert all(0 <= token < 60 for row in rows for token in row)
+
+
+# ---- random ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["python_loop", "v5", "v9"])
+def test_every_kind_of_sampler_gives_the_same_text(target, name):
+    """... whatever draws the drafts: the numbers are the same."""
+    draft = near(target)
+    ours = GraphDecoder(target, draft=draft, sampler=name, drawer="v9", draft_len=2)
+    usual = GraphDecoder(target, draft=draft, sampler="torch_vectorised", draft_len=2)
+    options = MIXED | {"max_new_tokens": 8}
+    for seeds in ([3, 4, 2**64 - 1], [5, 6, 7]):
+        first, second = (decoder.speculate(PROMPTS, **options | {"seeds": seeds}) for decoder in (ours, usual))
+        assert first.tokens == second.tokens and first.emitted == second.emitted
+    assert first.tokens != ours.speculate(PROMPTS, **options).tokens, "other seeds, other texts"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_does_not_depend_on_its_batch(target, kind):
+    decoder, seeds = GraphDecoder(target, draft=drafts(target)[kind]), [11, 12, 2**63 + 5]
+    options = {"max_new_tokens": 20, "temperature": 1.0}
+    together = decoder.speculate(PROMPTS, seeds=seeds, **options).tokens
+    assert together == decoder.speculate(PROMPTS[::-1], seeds=seeds[::-1], **options).tokens[::-1]
+    assert together == [decoder.speculate([prompt], seeds=[seed], **options).tokens[0] for prompt, seed in zip(PROMPTS, seeds)]
+
+
+def test_law_of_plain_decoding(small):
+    assert law_test(small, REPEATING, GraphDecoder(small).plain).passed
+
+
+@pytest.mark.parametrize("kind", ["model", "ngram"])
+def test_law_of_speculation(small, kind):
+    decoder = small_decoder(small, kind)
+    result = law_test(small, REPEATING, decoder.speculate)
+    assert result.passed and result.cells > 20 and result.detectable_tv < 0.05, result
+    (rate, *_) = decoder.speculate([REPEATING] * 200, max_new_tokens=FIRST, temperature=HEAT).acceptance
+    assert 0.1 < rate < 0.95, "both ways through the rule are taken"
+
+
+def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
+    assert not law_test(small, REPEATING, small_decoder(small, sampler=Accepting()).speculate, FEW).passed
+    monkeypatch.setattr("spec_toolkit.graph_step.seeds_of_drafts", lambda seeds: seeds)  # drafting and recovery share their numbers
+    assert not law_test(small, REPEATING, small_decoder(small).speculate, FEW).passed
+    monkeypatch.undo()
+    monkeypatch.setattr("spec_toolkit.graph_step.draw", lambda logits, *_, **__: logits.argmax(1))  # not drawn from the rows handed on
+    assert not law_test(small, REPEATING, small_decoder(small).speculate, FEW).passed
+    monkeypatch.undo()
+
+    def follow(step, right=Step.follow):  # a text shorter by one than what was emitted
+        right(step)
+        step.length.sub_(1)
+    monkeypatch.setattr(Step, "follow", follow)
+    decoder = GraphDecoder(target, draft=near(target))
+    assert decoder.speculate(PROMPTS, max_new_tokens=30).tokens != [naive(target, prompt, 30) for prompt in PROMPTS]
+
+
+# ---- what cannot be met ------------------------------------------------------------------------------------------------
+
+class WithRows:
+    has_rows, draft_len = True, 2
+
+
+def test_what_cannot_be_decoded(target):
+    with pytest.raises(ValueError, match="draft: got WithRows, accepted: a model, or a drafter without rows"):
+        GraphDecoder(target, draft=WithRows())
+    with pytest.raises(ValueError, match="max_length: got 32, accepted: at least 37"):
+        GraphDecoder(target, max_length=32).plain([[1, 2, 3, 4, 5]], max_new_tokens=30)
+    with pytest.raises(ValueError, match="prompts: got the id 97"):
+        GraphDecoder(target).plain([[97]], max_new_tokens=1)
+    with pytest.raises(ValueError, match="draft: got None"):
+        GraphDecoder(target).speculate([[1]], max_new_tokens=1)
+    broken = copy.deepcopy(target)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    decoder = GraphDecoder(broken, draft=near(target))
+    with pytest.raises(NoMass, match="request 0: its target row has nothing to draw from"):
+        decoder.speculate([[1]], max_new_tokens=4)
+    broken.lm_head.weight.data.copy_(target.lm_head.weight.data)
+    assert decoder.speculate([PROMPTS[0]], max_new_tokens=9).tokens == [naive(target, PROMPTS[0], 9)], "it recovers"
+
+
+# ---- on a GPU: the graphs themselves -------------------------------------------------------------------------------------
+
+def on_gpu(target, kind="model", **options):
+    draft = drafts(target)[kind]
+    return GraphDecoder(copy.deepcopy(target).cuda(), draft=draft if kind == "ngram" else copy.deepcopy(draft).cuda(), **options)
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["model", "ngram"])
+@pytest.mark.parametrize("sampler", ["v9", "v5", "torch_vectorised"])
+def test_graphs_write_the_text_of_a_cpu(target, kind, sampler):
+    """In float64 the rows are those of the CPU but for rounding, and the random numbers are the same bits. Three runs of one decoder:
+    a replay takes the seeds that are in the buffers then, and no number twice."""
+    decoder = on_gpu(target, kind, sampler=sampler)
+    usual = GraphDecoder(target, draft=drafts(target)[kind], sampler="torch_vectorised")
+    texts = []
+    for seeds in ([3, 4, 5], [6, 7, 8], [3, 4, 5]):
+        options = MIXED | {"seeds": seeds}
+        ours = decoder.speculate(PROMPTS, **options)
+        texts.append(ours.tokens)
+        assert ours.tokens == usual.speculate(PROMPTS, **options).tokens
+        assert decoder.plain(PROMPTS, **options).tokens == usual.plain(PROMPTS, **options).tokens
+    assert texts[0] == texts[2] != texts[1] and min(ours.seconds.values()) >= 0 < ours.seconds["target"]
+
+
+@gpu
+@pytest.mark.gpu
+def test_replays_are_the_launches_one_by_one(target):
+    ours, usual = (on_gpu(target, capture=capture).speculate(PROMPTS, **MIXED) for capture in (True, False))
+    assert ours.tokens == usual.tokens
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_greedy_graphs_in_the_dtypes_of_real_models(target, dtype):
+    """A target that is its own draft: near ties aside, all is accepted, so the caches of both are right."""
+    model = copy.deepcopy(target).to(dtype).cuda()
+    decoded = GraphDecoder(model, draft=model, draft_len=4).speculate(PROMPTS, max_new_tokens=40)
+    assert decoded.tokens_per_step > 4
+
+
+@gpu
+@pytest.mark.gpu
+def test_law_of_graphs(small):
+    decoder = GraphDecoder(copy.deepcopy(small).cuda(), draft=near(small, 0.08).cuda(), draft_len=3)
+    result = law_test(small, REPEATING, decoder.speculate)
+    assert result.passed and result.detectable_tv < 0.05, result
+
+
+@gpu
+@pytest.mark.gpu
+def test_a_part_that_waits_is_named():
+    held = torch.zeros(1, device="cuda")
+    with pytest.raises(CaptureFailed, match="looking: got .* accepted: launches alone"):
+        captured({"adding": lambda: held.add_(1), "looking": lambda: held.item()}, "cuda")
+    held.zero_()
+    run = captured({"adding": lambda: held.add_(1)}, "cuda")
+    held.zero_()
+    for _ in range(3):
+        run["adding"]()
+    assert held.item() == 3
+
+
+def test_without_a_gpu_the_functions_are_themselves():
+    counted = []
+    run = captured({"one": lambda: counted.append(1)}, "cpu")
+    run["one"]()
+    assert counted == [1] and load_sampler("v9").input == "logits"

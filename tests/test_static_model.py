@@ -1,0 +1,80 @@
+"""A model over its static cache: the logits of a growing cache, through ragged reading and forgetting; what it refuses."""
+import copy
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from tiny_llm import tiny
+
+from spec_toolkit.cached_model import CachedModel
+from spec_toolkit.static_model import StaticModel
+
+SLOTS = 64
+
+
+def static_read(model, tokens, lengths, **options):
+    """Read tokens [batch, n] behind texts of `lengths` tokens."""
+    return model.read(tokens, torch.tensor(lengths)[:, None] + torch.arange(tokens.shape[1]), **options)
+
+
+@pytest.mark.parametrize("attention, near", [("sdpa", 1e-12), ("eager", 1e-4)])  # the eager one takes its softmax in float32
+def test_logits_are_those_of_a_growing_cache(attention, near):
+    """Three texts grow by 4 tokens and forget 0 to 4 of them, six times over; one may fall below where it began."""
+    model = tiny()
+    model.config._attn_implementation = attention
+    usual, ours, lengths = CachedModel(model, 3), StaticModel(model, 3, SLOTS), [0, 0, 0]
+    turn = torch.Generator().manual_seed(0)
+    for step in range(6):
+        tokens = torch.randint(0, 97, (3, 4), generator=turn)
+        expected, got = usual.read(tokens), static_read(ours, tokens, lengths)
+        assert torch.allclose(got, expected, rtol=0, atol=near), step
+        lengths = [length + 4 - int(torch.randint(0, 5, (), generator=turn)) for length in lengths]
+        lengths[step % 3] = max(0, lengths[step % 3] - 3)
+        usual.take_back(lengths)
+        lengths = list(usual.lengths)
+    assert len(set(lengths)) > 1, "they progressed unevenly"
+
+
+def test_reading_again_changes_nothing_and_position_minus_one_is_seen_by_nobody():
+    model, tokens = tiny(), torch.tensor([[5, 6, 7, 8]])
+    ours, usual = StaticModel(model, 1, SLOTS), CachedModel(model, 1)
+    expected = usual.read(tokens)
+    assert static_read(ours, torch.tensor([[96, 5]]), [-1]).isfinite().all()
+    assert torch.allclose(static_read(ours, tokens[:, 1:], [1]), expected[:, 1:], rtol=0, atol=1e-12)
+    assert torch.allclose(static_read(ours, tokens[:, 2:], [2], keep=1), expected[:, -1:], rtol=0, atol=1e-12)
+
+
+def test_a_nan_is_forgotten_by_clear():
+    model, tokens = tiny(), torch.tensor([[5, 6, 7]])
+    ours = StaticModel(model, 1, SLOTS)
+    expected = static_read(ours, tokens, [0])
+    for layer in ours.cache.layers:
+        layer.values[:, :, 20] = torch.nan
+    assert not static_read(ours, tokens, [0]).isfinite().any(), "0 times NaN is NaN, also where nobody looks"
+    ours.clear()
+    assert torch.equal(static_read(ours, tokens, [0]), expected)
+
+
+def test_the_cache_stays_where_it_is_and_low_precision_is_read():
+    model = copy.deepcopy(tiny()).to(torch.bfloat16)
+    ours = StaticModel(model, 2, SLOTS)
+    places = []
+    for length in (0, 3, 1):
+        logits = static_read(ours, torch.tensor([[1, 2], [3, 4]]), [length, length + 1])
+        places.append([layer.keys.data_ptr() for layer in ours.cache.layers])
+    assert logits.dtype == torch.bfloat16 and places[0] == places[1] == places[2] and len(set(places[0])) == 2
+    assert ours.cache.layers[0].keys.shape == (2, 1, SLOTS, 8)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"sliding_window": 8, "layer_types": ["sliding_attention"] * 2}, "accepted: full attention in every layer"),
+    ({"_attn_implementation": "flash_attention_2"}, "got attention 'flash_attention_2', accepted: sdpa, eager"),
+    ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "got rope type 'dynamic'")])
+def test_what_is_refused(change, message):
+    model = copy.deepcopy(tiny())
+    for name, value in change.items():
+        model.config.__dict__[name if name != "_attn_implementation" else "_attn_implementation_internal"] = value
+    with pytest.raises(ValueError, match=message):
+        StaticModel(model, 1, SLOTS)
