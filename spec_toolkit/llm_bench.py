@@ -14,10 +14,11 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
-from . import llm_bench_records, pretrained, results
+from . import draft_weights, llm_bench_records, pretrained, results
 from .assisted import Assisted
 from .check import check
 from .drafting import NgramDrafter
@@ -52,22 +53,33 @@ def load_pair(target: str, draft: str, device="cpu", dtype=None, prompts=PROMPTS
     model, tokenizer = pretrained.load(target, dtype, device)
     drafter = None
     if draft != NGRAM:
-        drafter, draft_tokenizer = pretrained.load(draft, dtype, device)
+        drafter, draft_tokenizer = pretrained.load(draft, dtype, device, target=(model, tokenizer))
         pretrained.require_shared_ids(tokenizer, draft_tokenizer)
-    return make_pair(model, drafter, [pretrained.encode(tokenizer, text) for text in prompts], pretrained.stop_ids(model, tokenizer), target, draft)
+    pair = make_pair(model, drafter, [pretrained.encode(tokenizer, text) for text in prompts], pretrained.stop_ids(model, tokenizer), target, draft)
+    pair.names["draft_provenance"] = _provenance(draft)
+    return pair
+
+
+def _provenance(draft: str) -> dict | None:
+    """What the folder of a trained draft says of how it came to be; None for another model."""
+    folder = draft_weights.FOLDER if draft == pretrained.SMOLLM2_DRAFT else Path(draft)
+    return draft_weights.provenance_of(folder) if (folder / draft_weights.PROVENANCE).is_file() else None
 
 
 def make_pair(target, draft, prompts, stop=(), target_name="target", draft_name="draft") -> Pair:
     """A pair of models that are there; its names hold sizes and hashes of the weights, so that a record says what it is of."""
     names = {"target": target_name, "draft": draft_name, "dtype": str(target.dtype).removeprefix("torch."),
              "target_parameters": _parameters(target), "draft_parameters": draft and _parameters(draft),
+             "draft_own_parameters": draft and _parameters(draft, besides=target),
              "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft), "vocab": target.get_output_embeddings().weight.shape[0],
              "prompts_hash": hashlib.sha256(repr(prompts).encode()).hexdigest()[:12]}
     return Pair(target, draft, prompts, set(stop), names)
 
 
-def _parameters(model) -> int:
-    return sum(weight.numel() for weight in model.parameters())
+def _parameters(model, besides=None) -> int:
+    """Numbers in the weights; `besides`: a model whose weights do not count, where they are shared."""
+    shared = {id(weight) for weight in besides.parameters()} if besides else set()
+    return sum(weight.numel() for weight in model.parameters() if id(weight) not in shared)
 
 
 def weights_hash(model) -> str:
@@ -89,7 +101,7 @@ def make_method(pair: Pair, cell: Cell, arm: Arm, sampler=None):
         return Assisted(pair.target, pair.draft, arm.draft_len).speculate
     k = arm.draft_len or 1
     draft = None if arm.method == "plain" else pair.draft if pair.draft is not None else NgramDrafter(k)
-    decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k)
+    decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k + 2)
     return decoder.plain if arm.method == "plain" else decoder.speculate
 
 

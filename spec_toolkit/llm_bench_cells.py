@@ -82,5 +82,5 @@ def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) ->
     loop = Arm("speculation", "python_loop", draft_len, seeds=1 if path == "eager" else None)
     main = Cell(kind, path, 1, 1.0, tokens, prompts, seeds, (plain, loop, ours, assisted, adaptive))
     cooler = replace(main, temperature=0.7, seeds=1, arms=(plain, ours))
-    return [main, replace(main, batch=8, arms=(plain, replace(loop, seeds=None), ours)),
-            replace(main, temperature=0.0, seeds=1, arms=(plain, ours, replace(assisted, seeds=1))), cooler]
+    many = replace(main, batch=min(8, prompts), arms=(plain, replace(loop, seeds=None), ours))
+    return [main, many, replace(main, temperature=0.0, seeds=1, arms=(plain, ours, replace(assisted, seeds=1))), cooler]
