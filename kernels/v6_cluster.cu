@@ -49,6 +49,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, RESIDENT) v6_clust
     const int each = (tiles + SEGMENTS - 1) / SEGMENTS, owned = SEGMENTS / parts;
     const int first = min(rank * owned * each, tiles), count = min(owned * each, tiles - first);
 
+    cluster_barrier();  // all blocks of the cluster have started: before that, none may write into another's memory
     if (warp == WARPS) {
         int bits = 0;
         const int accepted = count_accepted(request, rows, vocab, lane, bits);

@@ -36,10 +36,14 @@ def cells(name: str, experiment) -> list[Cell]:
 
 
 def is_recorded(cell: Cell, samplers, records, gpu: str) -> bool:
-    """Does the newest run of this cell on that GPU hold all the samplers, as they are today, or say why one is left out?"""
+    """Does the newest run of this cell on that GPU hold all the samplers, as they are today, or say why one is left out?
+
+    A peer counts in whichever version of its library it was timed, as its records do not go stale with the library installed here.
+    """
     same = [r for r in records if (r["experiment"], r["flush"], r["problem"]["spec"], r["environment"]["gpu"])
             == (cell.experiment, cell.flush, cell.spec, gpu)]
     newest = max(same, key=lambda r: r["created"], default={"run_id": None})["run_id"]
-    held = {(r["sampler"], r["source_hash"]) for r in same if r["run_id"] == newest}
+    held = {r["sampler"]: r["source_hash"] for r in same if r["run_id"] == newest}
     out = {name for r in same if r["run_id"] == newest for name in r.get("left_out", ())}
-    return bool(held) and all((s.name, s.source_hash) in held or s.name in out for s in samplers)
+    as_today = lambda s: getattr(s, "own_generator", False) or held[s.name] == s.source_hash
+    return bool(held) and all(s.name in out or s.name in held and as_today(s) for s in samplers)

@@ -3,7 +3,8 @@
 memcheck: reads and writes outside an array, or misaligned. racecheck: shared memory without a barrier between. initcheck: global
 memory that is read before it is written. synccheck: barriers that not all threads reach. One process for each tool, all at once:
 loading PyTorch below a tool takes longer than the kernels. Each process ends with a kernel that its tool must find, else the run
-says nothing. What is found belongs to the rung whose kernel the report names; what names none is counted apart, and fails.
+says nothing. What is found belongs to the rung whose kernel the report names, or else (it may name a function of a header only) to
+the one that ran then; what is neither is counted apart, and fails.
 """
 from __future__ import annotations
 
@@ -78,10 +79,12 @@ def run_tool(sanitizer: str, tool: str, names, limit: float) -> Log:
     return Log(tool, text, code, time.perf_counter() - began)
 
 
-def reports(text: str) -> list[str]:
-    """Each finding of a log as its lines, without their marks."""
-    found = []
+def reports(text: str) -> list[tuple[str, str]]:
+    """Each finding of a log as its lines, without their marks, and the sampler that ran when it was printed ("" before the first)."""
+    found, runs, running = [], [], ""
     for line in text.splitlines():
+        if line.startswith(AT):
+            running = line.removeprefix(AT).split(",")[0]
         body = line.removeprefix("=========")
         if body == line or NO_FINDING.match(body):
             continue
@@ -90,21 +93,23 @@ def reports(text: str) -> list[str]:
                 found[-1].append(body.strip())
         else:
             found.append([body.strip()])
-    return ["\n".join(lines) for lines in found]
+            runs.append(running)
+    return [("\n".join(lines), running) for lines, running in zip(found, runs)]
 
 
 def read(log: Log, kernels: dict[str, list[str]]) -> dict:
     """{"errors": total or None, "ran": of the target or None, "found": {name: reports}}; kernels: name -> its entry functions.
 
-    Among the names of `found`: "control", "foreign" (kernels of PyTorch and CuPy) and "elsewhere" (whatever names no kernel).
+    Among the names of `found`: "control", "foreign" (kernels of PyTorch and CuPy) and "elsewhere" (before any of ours ran).
     """
     total = SUMMARY.findall(log.text)
     done = [line for line in log.text.splitlines() if line.startswith(DONE)]
     owners = kernels | {"control": [f"control_{log.tool}"]}
     found = {name: [] for name in (*owners, "foreign", "elsewhere")}
-    for report in reports(log.text):
+    for report, running in reports(log.text):
         owner = next((name for name, entries in owners.items() if any(re.search(rf"\b{entry}\b", report) for entry in entries)), None)
-        found[owner or ("foreign" if FOREIGN.search(report) else "elsewhere")].append(report)
+        owner = owner or ("foreign" if FOREIGN.search(report) else running if running in kernels else "elsewhere")
+        found[owner].append(report)
     return {"errors": int(total[-1]) if total else None, "ran": json.loads(done[-1].removeprefix(DONE)) if done else None, "found": found}
 
 
@@ -119,7 +124,7 @@ def _faults(log: Log, seen: dict) -> list[str]:
     elif not seen["found"]["control"]:
         faults.append("did not find the kernel that it must find")
     if seen["found"]["elsewhere"]:
-        faults.append(f"{len(seen['found']['elsewhere'])} findings name no kernel of ours: " + _excerpt(seen["found"]["elsewhere"]))
+        faults.append(f"{len(seen['found']['elsewhere'])} findings belong to no kernel of ours: " + _excerpt(seen["found"]["elsewhere"]))
     if seen["errors"] is not None and (hidden := seen["errors"] - sum(map(len, seen["found"].values()))) > 0:
         faults.append(f"{hidden} more findings are counted than printed")
     return faults

@@ -113,6 +113,8 @@ def test_resume_passes_over_what_is_recorded_as_it_is_today(paper, monkeypatch, 
     assert recording.record_all(tmp_path, repeats=3) and len(paper) == 4 and paper[0][2] == 3
     assert recording.record_all(tmp_path, resume=True) and len(paper) == 4 and "0 problems to time" in capsys.readouterr().out
     monkeypatch.setattr(Picky, "source_hash", "picky 2")
+    assert recording.record_all(tmp_path, resume=True) and len(paper) == 4, "another version of a peer's library"
+    monkeypatch.setattr(Picky, "own_generator", False)
     assert recording.record_all(tmp_path, resume=True) and [call[1] for call in paper[4:]] == [2, 2], "only where picky is not left out"
     monkeypatch.setattr(recording.torch.cuda, "get_device_name", lambda *_: "another")
     assert recording.record_all(tmp_path, resume=True) and len(paper) == 10

@@ -84,9 +84,20 @@ def test_a_finding_belongs_to_its_rung(machine, tmp_path, capsys, tool):
     assert not recorded(tmp_path)["samplers"]["v4"]["tools"][tool]["errors"]
 
 
+def test_a_function_of_a_header_belongs_to_the_rung_that_ran(machine, tmp_path, capsys):
+    at = [f"{sanitize_target.AT}{name}, Problem(batch=3)\n" for name in ("v3", "v5")]
+    found = "".join(f"========= {line}\n" for line in FOUND["racecheck"].replace("{}", "store_to<double>(int, T1 *, T1)").splitlines())
+    machine({tool: control(tool) for tool in FOUND} | {"racecheck": at[0] + at[1] + found + control("racecheck").replace("(1 errors", "(2 errors").replace(
+        "SUMMARY: 1", "SUMMARY: 2")})
+    assert run(tmp_path, "v3", "v5") == 1
+    made = recorded(tmp_path)
+    assert {name: one["tools"]["racecheck"]["errors"] for name, one in made["samplers"].items()} == {"v3": 0, "v5": 1}
+    assert not made["tools"]["racecheck"]["faults"] and "store_to" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("what, logs, words", [
     ("blind", {}, "did not find the kernel that it must find"),
-    ("elsewhere", {"memcheck": said("memcheck", "control_memcheck", "unheard_of")}, "1 findings name no kernel of ours: Invalid __global__ read"),
+    ("elsewhere", {"memcheck": said("memcheck", "control_memcheck", "unheard_of")}, "1 findings belong to no kernel of ours: Invalid __global__ read"),
     ("hidden", {"memcheck": control("memcheck").replace("SUMMARY: 1", "SUMMARY: 7")}, "6 more findings are counted than printed"),
     ("broken", {"memcheck": "========= Internal Sanitizer Error"}, "did not finish (exit 0)")])
 def test_a_run_that_says_nothing_fails(machine, tmp_path, capsys, what, logs, words):
