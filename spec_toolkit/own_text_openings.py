@@ -1,0 +1,83 @@
+"""What a model's own texts begin with: chats whose user it plays itself, and pieces of Python's library and its documentation.
+
+Files are divided by their name: a tenth of them is held out, and only texts that are for measuring begin with a piece of these.
+"""
+from __future__ import annotations
+
+import random
+import sysconfig
+import zlib
+from functools import cache
+from pathlib import Path
+
+from .own_text import Turns
+
+SOURCES = "the model itself (chats, and texts from its first token), opened by pieces of Python's standard library and pydoc_data.topics"
+# A chat whose user's message the model writes; one whose message begins with a piece; from the first token; a piece alone.
+SHARES = {"chat": 0.55, "chat_about": 0.15, "bare": 0.1, "piece": 0.2}
+HELD_OUT = 10  # one file of so many
+MESSAGE = "\0"  # stands for the user's message in the template
+
+
+def openings(tokenizer, count: int, seed: int, held_out: bool = False) -> list[list[int]]:
+    """`count` openings, lists of ids, in random order."""
+    dice, encode = random.Random(seed), lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    before, texts = chat_prefix(tokenizer), pieces(held_out)
+    kinds = dice.choices(list(SHARES), list(SHARES.values()), k=count)
+    made = []
+    for kind in kinds:
+        ids = list(before) if kind.startswith("chat") else []
+        if kind in ("chat_about", "piece"):
+            ids += _piece(dice, texts, encode)
+        made.append(ids or [first_id(tokenizer)])
+    return made
+
+
+def chat_prefix(tokenizer) -> list[int]:
+    """Ids up to the place of a user's first message; none where the tokenizer has no chat format."""
+    parts = _template(tokenizer)
+    return tokenizer(parts[0], add_special_tokens=False)["input_ids"] if parts else []
+
+
+def turns(tokenizer) -> Turns:
+    """The marks of the tokenizer's chat format, read from a chat of three messages; Turns() where it has none."""
+    parts = _template(tokenizer)
+    if not parts or tokenizer.eos_token is None or not all(part.startswith(tokenizer.eos_token) for part in parts[1:3]):
+        return Turns()
+    words = tuple(tuple(tokenizer(part.removeprefix(tokenizer.eos_token), add_special_tokens=False)["input_ids"]) for part in parts[1:3])
+    return Turns(tokenizer.eos_token_id, words)
+
+
+def first_id(tokenizer) -> int:
+    """The id that a text may begin with: the one for beginnings, or for ends, or 0."""
+    return next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+@cache
+def pieces(held_out: bool) -> tuple[str, ...]:
+    """Texts of Python's library, without its tests: those held out, or the others."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "dist-packages", "test", "tests", "idlelib"} & set(path.parts)]
+    named = {str(path.relative_to(root)): path.read_text(errors="replace") for path in files}
+    try:
+        from pydoc_data.topics import topics
+        named |= {f"topic {name}": text for name, text in topics.items()}
+    except ImportError:
+        pass  # some systems pack it apart; the sources remain
+    return tuple(text for name, text in named.items() if len(text) > 200 and (zlib.crc32(name.encode()) % HELD_OUT == 0) == held_out)
+
+
+def _piece(dice, texts, encode):
+    text = dice.choice(texts)
+    start = dice.randrange(max(1, len(text) - 200))
+    start = text.rfind("\n", 0, start) + 1  # a line's beginning
+    return encode(text[start:start + 400])[:dice.randint(4, 48)]
+
+
+def _template(tokenizer):
+    """The text before, between and behind the messages of a chat user, assistant, user: four parts; None without a format."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    chat = [{"role": role, "content": MESSAGE} for role in ("user", "assistant", "user")]
+    parts = tokenizer.apply_chat_template(chat, tokenize=False).split(MESSAGE)
+    return parts if len(parts) == 4 else None

@@ -1,0 +1,286 @@
+"""Distilling a draft: the texts follow the target's law, the loss is the one that is said, the draft learns, the weights come back."""
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("safetensors")
+
+from spec_toolkit import cli, distill_loss, draft_weights, own_text_openings, pretrained
+from spec_toolkit.chi_square import chi_square
+from spec_toolkit.distill import HEATS, Distillation, Recipe, distill
+from spec_toolkit.distill_student import acceptance, read, schedule
+from spec_toolkit.own_text import TextSampler, Turns
+
+VOCAB = 40
+
+
+def llama(vocab=VOCAB, layers=4, seed=0, **more):
+    """A random model with four query heads to two key heads, whose words depend on what it has read."""
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(vocab_size=vocab, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
+                                      num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.25, tie_word_embeddings=True, **more)
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer of words with a chat format, and a model of its size in a folder."""
+    tokenizers = pytest.importorskip("tokenizers")
+    listed = {text: i for i, text in enumerate(["<end>", "<start>", "user", "assistant", "be", "kind", *(f"w{i}" for i in range(VOCAB - 6))])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(listed, unk_token="w0"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", bos_token="<start>")
+    tokenizer.chat_template = ("<start> be kind <end> {% for m in messages %}<start> {{ m['role'] }} {{ m['content'] }}<end> {% endfor %}")
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer.save_pretrained(folder)
+    llama().save_pretrained(folder)
+    return tokenizer, folder
+
+
+def test_hidden_states_are_the_models_own():
+    """Batched steps over the static cache against one forward of transformers, behind given and drawn tokens."""
+    model = llama()
+    pool = TextSampler(model, 3, 80).sample([[5], [1, 2, 3, 4], [7] * 10], [1.0, 0.7, 1.3], seed=1)
+    with torch.no_grad():
+        wanted = model.model(pool.tokens).last_hidden_state
+    torch.testing.assert_close(pool.hidden, wanted, atol=2e-5, rtol=1e-4)
+    assert pool.tokens[1, :4].tolist() == [1, 2, 3, 4] and pool.free.sum(1).tolist() == [80, 77, 71] and pool.drawn == 228
+    assert len(set(map(tuple, pool.tokens[:, 20:].tolist()))) == 3
+
+
+@pytest.mark.parametrize("heat", [1.0, 0.7])
+def test_texts_follow_the_targets_law(heat):
+    """The first two drawn tokens together against the exact law, 20,000 texts; another temperature's law is refused by the same counts."""
+    model, draws = llama(vocab=9), 20_000
+    pool = TextSampler(model, draws, 4).sample([[3, 1]] * draws, [heat] * draws, seed=5)
+    pairs = torch.tensor([[3, 1, a] for a in range(9)])
+    with torch.no_grad():
+        logits = model(pairs).logits
+    counts = torch.bincount(pool.tokens[:, 2] * 9 + pool.tokens[:, 3], minlength=81).numpy()
+
+    def tested(temperature):
+        law = (logits[0, 1] / temperature).softmax(-1)[:, None] * (logits[:, 2] / temperature).softmax(-1)
+        return chi_square("pairs", list(zip(counts, law.flatten().double().numpy())), draws, 1e-4, 0.9)
+    assert tested(heat).passed, str(tested(heat))
+    assert not tested(heat * 1.3).passed
+
+
+def test_turns_are_opened_and_not_counted_as_drawn():
+    end = 2
+    pool = TextSampler(llama(), 8, 60, Turns(end, ((7, 8), (9,)))).sample([[1]] * 8, [1.5] * 8, seed=3)
+    turned = 0
+    for text, free in zip(pool.tokens.tolist(), pool.free.tolist()):
+        closed, role, i = [], 0, 1
+        while i < len(text) - 3:
+            if text[i] == end:
+                opening = [(7, 8), (9,)][role]
+                assert tuple(text[i + 1:i + 1 + len(opening)]) == opening and free[i:i + len(opening) + 1] == [False] * len(opening) + [True]
+                closed, role, i = [*closed, i], 1 - role, i + len(opening)
+            i += 1
+        turned += len(closed)
+    assert turned > 8
+
+
+def test_openings(words):
+    tokenizer, _ = words
+    assert own_text_openings.turns(tokenizer) == Turns(0, ((1, 3), (1, 2)))
+    assert own_text_openings.chat_prefix(tokenizer) == [1, 4, 5, 0, 1, 2]
+    made = own_text_openings.openings(tokenizer, 200, seed=1)
+    assert made == own_text_openings.openings(tokenizer, 200, seed=1) != own_text_openings.openings(tokenizer, 200, seed=2)
+    chats = sum(ids[:6] == [1, 4, 5, 0, 1, 2] for ids in made)
+    assert 110 < chats < 170 and [1] in made
+    ours, theirs = (set(own_text_openings.pieces(held_out)) for held_out in (False, True))
+    assert len(ours) > 5 * len(theirs) > 0 and not ours & theirs
+
+
+def test_a_tokenizer_without_a_chat():
+    plain = transformers.PreTrainedTokenizerFast(tokenizer_object=pytest.importorskip("tokenizers").Tokenizer(
+        pytest.importorskip("tokenizers").models.WordLevel({"a": 0, "b": 1}, unk_token="a")))
+    assert own_text_openings.turns(plain) == Turns() and own_text_openings.openings(plain, 4, 0)[0]
+
+
+def test_the_loss_and_its_gradient(monkeypatch):
+    """Against autograd in float64, in one chunk and in several."""
+    generator = torch.Generator().manual_seed(0)
+    draft, target, head = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((11, 6), (11, 6), (30, 6)))
+    heat, weight = torch.tensor([1.0, 0.7] * 5 + [0.5]), torch.tensor([1.0, 0.0, 1.0] * 3 + [1.0, 1.0])
+
+    def wanted(hidden):
+        log_p, log_q = ((h @ head.T / heat[:, None]).log_softmax(-1) for h in (target, hidden))
+        variation = 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
+        return ((variation + 0.3 * (log_p.exp() * (log_p - log_q)).sum(-1)) * weight).sum() / weight.sum()
+    ours, theirs = draft.clone().requires_grad_(), draft.clone().requires_grad_()
+    monkeypatch.setattr(distill_loss, "CHUNK", 4)
+    loss, means = distill_loss.distance(ours, target, head, heat, weight, 0.3)
+    expected = wanted(theirs)
+    loss.backward(), expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5) and float(means[0] + 0.3 * means[1]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+    overlap, same = distill_loss.overlaps(draft, target, head, heat)
+    assert float((1 - overlap) @ weight / weight.sum()) == pytest.approx(float(means[0]), rel=1e-5)
+    assert torch.equal(same, (draft @ head.T).argmax(-1) == (target @ head.T).argmax(-1))
+
+
+def test_compiling_that_fails_is_no_reason_not_to_train():
+    def broken(*_):
+        raise RuntimeError("no compiler")
+    function = distill_loss.Laws(compile=False)
+    function.function = broken
+    row = torch.randn(2, 5)
+    assert torch.equal(function(row, row, torch.ones(2, 1), 0.5)[2], torch.zeros(2, 5)) and function.how == "eager, for compiling failed: RuntimeError"
+    with pytest.raises(RuntimeError):
+        function(row, row[:, :4], torch.ones(2, 1), 0.5)
+
+
+def test_schedule():
+    assert [schedule(x, 0.1) for x in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+TINY = {"batch": 64, "length": 32, "rows": 32, "held_out": 64, "seconds": 600}
+
+
+@pytest.fixture(scope="module", params=["muon", "adamw"])
+def trained(request, words, tmp_path_factory):
+    """(target, folder, what distill said, lines) after 80 steps of a two-layer draft of a four-layer target."""
+    target, folder, lines = llama(), tmp_path_factory.mktemp("draft"), []
+    said = distill(target, words[0], folder, Recipe(steps=80, layers=2, learning_rate=5e-3, optimizer=request.param, **TINY), "tiny", say=lines.append)
+    return target, folder, said, lines
+
+
+def test_the_draft_learns(trained):
+    _, _, said, lines = trained
+    first, last = said["curve"][0], said["curve"][-1]
+    assert said["steps"] == 80 and said["finished"] and said["tokens"] == 80 * 32 * 32 and said["pools"] > 10
+    for heat in ("1", "0.7"):
+        assert said["acceptance"][heat]["acceptance"] > first["acceptance"][heat] + 0.1, (first, said["acceptance"])
+    assert last["train_total_variation"] < 1 - first["acceptance"]["1"] - 0.05
+    assert "held out: T=1" in lines[0] and "as written, on held-out texts" in lines[-1]
+
+
+def test_the_weights_come_back(trained):
+    target, folder, said, _ = trained
+    assert said == json.loads((folder / "provenance.json").read_text()) and said["layers"] == 2
+    assert all((folder / name).stat().st_size < 12e6 and hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+               for name, digest in said["files"].items())
+    draft = draft_weights.load(target, folder)
+    assert draft.model.embed_tokens is target.model.embed_tokens and draft.lm_head.weight is target.lm_head.weight and len(draft.model.layers) == 2
+    assert {weight.dtype for weight in draft_weights.own_weights(draft).values()} == {torch.float32}
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        assert not torch.allclose(draft(tokens).logits, draft_weights.cut(target, 2)(tokens).logits, atol=0.1)
+        torch.testing.assert_close(draft(tokens).logits[0], read(draft, tokens, torch.float32) @ target.lm_head.weight.T)
+
+
+def test_the_target_is_as_it_was(trained):
+    target, *_ = trained
+    assert all(torch.equal(was, now) for was, now in zip(llama().parameters(), target.parameters()))
+
+
+def test_held_out_texts_are_not_trained_on(words, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("spec_toolkit.distill.openings", lambda *given: asked.append(given) or own_text_openings.openings(*given))
+    training = Distillation(llama(), words[0], tmp_path, Recipe(steps=4, layers=1, **TINY), "", 0.0, lambda line: None)
+    seen = []
+    step = training.student.step
+    training.student.step = lambda pool, progress: seen.extend(map(tuple, pool.tokens.tolist())) or step(pool, progress)
+    training.started = training.deadline = 1e18
+    training.run()
+    held = set(map(tuple, training.held_out.tokens.tolist()))
+    assert len(held) == 64 and len(seen) == 5 * 32 and not held & set(seen)
+    assert [given[3] for given in asked] == [True, *[False] * (len(asked) - 1)] and len({given[2] for given in asked}) == len(asked)
+    assert set(training.held_out.heat.tolist()) == {torch.tensor(heat).item() for heat in HEATS[0]}
+
+
+def test_going_on_from_a_draft(trained, words, tmp_path):
+    target, folder, said, _ = trained
+    again = distill(target, words[0], tmp_path, Recipe(steps=2, layers=2, learning_rate=1e-5, seed=1, **TINY), start=folder, say=lambda line: None)
+    assert again["before"] == said and again["curve"][0]["acceptance"]["1"] == pytest.approx(said["acceptance"]["1"]["acceptance"], abs=0.05)
+
+
+def test_acceptance_is_a_mean_over_drawn_tokens():
+    target = llama()
+    pool = TextSampler(target, 6, 20).sample([[1], [2] * 15] * 3, [1.0, 1.0, 0.7] * 2, seed=2)
+    itself = acceptance(target, target.lm_head.weight, pool, rows=4)
+    assert {heat: m["acceptance"] for heat, m in itself.items()} == {"1": 1.0, "0.7": 1.0} and itself["1"]["same_likeliest_word"] == 1.0
+    assert sum(m["tokens"] for m in itself.values()) == pool.drawn
+    draft = draft_weights.cut(target, 1)
+    overlap, _ = distill_loss.overlaps(read(draft, pool.tokens, torch.float32).detach(), pool.hidden.flatten(0, 1), target.lm_head.weight,
+                                       pool.heat.repeat_interleave(20))
+    chosen = (pool.free & (pool.heat == 1)[:, None]).flatten()
+    assert acceptance(draft, target.lm_head.weight, pool)["1"]["acceptance"] == pytest.approx(float(overlap[chosen].mean()), abs=1e-4)
+
+
+def test_shards_stay_below_the_limit(monkeypatch, tmp_path):
+    monkeypatch.setattr(draft_weights, "SHARD", 120_000)
+    target = llama()
+    said = draft_weights.save(tmp_path, draft_weights.cut(target, 4), {})
+    assert len(said["files"]) > 1 and all((tmp_path / name).stat().st_size < 120_000 for name in said["files"])
+    tokens = torch.arange(9)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(draft_weights.load(target, tmp_path)(tokens).logits, target(tokens).logits, atol=0.1, rtol=0.02)
+
+
+def test_weights_that_cannot_be_had(trained, tmp_path, monkeypatch):
+    target, folder, said, _ = trained
+    with pytest.raises(pretrained.ModelError, match="no trained weights in .*spec-toolkit distill --out"):
+        draft_weights.load(target, tmp_path)
+    monkeypatch.setattr(draft_weights, "FOLDER", tmp_path)
+    with pytest.raises(pretrained.ModelError, match="smollm2-draft: no trained weights"):
+        pretrained.load("smollm2-draft")
+    with pytest.raises(pretrained.ModelError, match="do not fit this target"):
+        draft_weights.load(llama(vocab=50, head_dim=16), folder)
+    name = next(iter(said["files"]))
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes(b"cut off")
+    with pytest.raises(pretrained.ModelError, match="not the file that provenance.json speaks of"):
+        draft_weights.load(target, tmp_path)
+
+
+def test_loading_by_name(trained, words, monkeypatch, tmp_path):
+    target, folder, *_ = trained
+    draft, tokenizer = pretrained.load(str(folder), target=(target, words[0]))
+    assert tokenizer is words[0] and draft.lm_head.weight is target.lm_head.weight
+    (tmp_path / "some.gguf").write_bytes(b"")
+    assert pretrained._gguf(str(tmp_path)) == (tmp_path, {"gguf_file": "some.gguf"}) and pretrained._gguf("no/such") is None
+    monkeypatch.setenv("SPEC_TOOLKIT_SMOLLM2", str(tmp_path))
+    assert pretrained._smollm2()[1] == {"gguf_file": "some.gguf"}
+    monkeypatch.setenv("SPEC_TOOLKIT_SMOLLM2", str(folder))
+    with pytest.raises(pretrained.ModelError, match="SPEC_TOOLKIT_SMOLLM2=.*accepted: a folder with one .gguf"):
+        pretrained.load("smollm2")
+
+
+def test_the_command(words, tmp_path, capsys):
+    _, folder = words
+    given = ["distill", "--target", str(folder), "--device", "cpu", "--out", str(tmp_path / "draft")]
+    assert cli.main([*given, "--seconds", "3", "--batch", "32", "--length", "24"]) == 0
+    assert "as written, on held-out texts" in capsys.readouterr().out
+    said = json.loads((tmp_path / "draft" / "provenance.json").read_text())
+    assert said["finished"] and said["steps"] > 0 and said["environment"]["gpu"] is None and said["seconds"] < 60
+    assert cli.main([*given, "--batch", "4"]) == 2 and "batch: got 4, accepted: at least rows (8)" in capsys.readouterr().err
+
+
+def test_another_architecture_is_refused():
+    config = transformers.GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2)
+    with pytest.raises(ValueError, match="model: got gpt2"):
+        TextSampler(transformers.GPT2LMHeadModel(config), 2, 8)
+    assert np.isfinite(llama(attention_bias=False).lm_head.weight.detach().numpy()).all()
+    with pytest.raises(ValueError, match="attention_bias=True"):
+        TextSampler(llama(attention_bias=True), 2, 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_graphs_draw_what_the_steps_draw():
+    """On a GPU: captured steps give texts whose hidden states are the model's, other texts for other seeds, the same for the same."""
+    model = llama().to("cuda")
+    sampler = TextSampler(model, 16, 150)
+    assert sampler.how == "CUDA graphs"
+    pools = [sampler.sample([[1, 2]] * 16, [1.0] * 16, seed=seed) for seed in (1, 2, 1)]
+    assert torch.equal(pools[0].tokens, pools[2].tokens) and not torch.equal(pools[0].tokens, pools[1].tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(pools[0].hidden, model.model(pools[0].tokens).last_hidden_state, atol=2e-3, rtol=1e-2)
