@@ -21,7 +21,8 @@ from .own_text_openings import SOURCES, openings, turns
 from .results import environment
 
 HEATS = ((1.0, 0.7), (0.7, 0.3))  # temperatures of the texts, and how many have them
-REPORT_SECONDS, SAVE_SECONDS = 10.0, 60.0
+SAVE_SECONDS = 60.0
+CURVE_TEXTS = 128  # held-out texts that a point of the curve is measured on; what is written is measured on all
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Recipe:
     clip: float = 1.0
     optimizer: str = "muon"
     seed: int = 0
+    report_seconds: float = 10.0
 
     def __post_init__(self):
         for name in ("seconds", "layers", "batch", "length", "rows", "pools_kept", "held_out"):
@@ -72,6 +74,7 @@ class Distillation:
         if start:
             self.student.draft.load_state_dict(draft_weights.own_weights(draft_weights.load(target, start)), strict=False)
         self.device, self.curve, self.pools = self.student.device, [], []
+        self.environment = environment(str(self.device))
         self.steps = self.tokens = self.drawn = self.sampled = 0
         self.sampling_seconds = self.last_sampling = 0.0
         self.sums, self.since = torch.zeros(2, device=self.device), 0
@@ -88,7 +91,8 @@ class Distillation:
             self.train_round()
             if self.progress() < 1 and time.monotonic() + 1.5 * self.last_sampling < self.deadline:
                 self.pools = [*self.pools, self.sample()][-self.recipe.pools_kept:]
-        self.report()
+        if self.since:
+            self.report()
         return self.save(finished=True)
 
     def sample(self, held_out: bool = False) -> Pool:
@@ -119,14 +123,14 @@ class Distillation:
                 return
             self.sums += self.student.step(pool.rows(chosen), progress)
             self.steps, self.since, self.tokens = self.steps + 1, self.since + 1, self.tokens + len(chosen) * self.recipe.length
-            if time.monotonic() - self.told > REPORT_SECONDS:
+            if time.monotonic() - self.told > self.recipe.report_seconds:
                 self.report()
             if time.monotonic() - self.saved > SAVE_SECONDS:
                 self.save()
 
     def report(self) -> None:
         """A line, and a point of the curve: the means since the last one, and acceptance on the held-out texts."""
-        measured = acceptance(self.student.draft, self.student.head, self.held_out, self.recipe.rows)
+        measured = acceptance(self.student.draft, self.student.head, self.held_out.rows(slice(0, CURVE_TEXTS)), self.recipe.rows)
         variation, divergence = ((self.sums / self.since).tolist() if self.since else (None, None))
         now = time.monotonic()
         point = {"seconds": round(now - self.started, 1), "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
@@ -142,11 +146,11 @@ class Distillation:
 
     def save(self, finished: bool = False) -> dict:
         """Write the weights, read them back, measure what was read, and write that down with them."""
-        draft_weights.save(self.out, self.student.draft, self.provenance(finished))
+        draft_weights.save(self.out, self.student.draft, self.provenance(finished) | {"acceptance": None})
         kept = draft_weights.load(self.target, self.out)
         measured = acceptance(kept, self.student.head, self.held_out, self.recipe.rows)
         self.saved = time.monotonic()
-        said = draft_weights.save(self.out, self.student.draft, {**self.provenance(finished), "acceptance": measured})
+        said = draft_weights.note(self.out, acceptance=measured, seconds=round(self.saved - self.started, 1))
         self.say(f"{self.saved - self.started:6.1f} s  {self.out}: written; as written, on held-out texts: "
                  + ", ".join(f"T={heat} {m['acceptance']:.4f}" for heat, m in measured.items()))
         return said
@@ -161,7 +165,7 @@ class Distillation:
                 "pools": self.sampled - 1, "seconds": round(time.monotonic() - self.started, 1), "sampling_seconds": round(self.sampling_seconds, 1),
                 "sampling": self.sampler.how,
                 "gpu_memory_gib": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1) if on_gpu else None,
-                "environment": environment(str(self.device)), "curve": self.curve, "before": self.before}
+                "environment": self.environment, "curve_texts": min(CURVE_TEXTS, self.recipe.held_out), "curve": self.curve, "before": self.before}
 
 
 def run(target, out, seconds, device, optimizer, learning_rate, batch, length, seed, start) -> int:

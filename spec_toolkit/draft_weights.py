@@ -59,17 +59,26 @@ def save(folder, draft, provenance: dict, dtype=torch.bfloat16) -> dict:
     return provenance
 
 
-def provenance_of(folder=FOLDER) -> dict:
-    """How the weights in a folder came to be; ModelError where there are none."""
+def note(folder, **more) -> dict:
+    """Add to the provenance of weights that are written; the whole of it."""
+    provenance = {**provenance_of(folder), **more}
+    write_atomically(Path(folder) / PROVENANCE, json.dumps(provenance, indent=1) + "\n")
+    return provenance
+
+
+def provenance_of(folder=None) -> dict:
+    """How the weights in a folder (default: those that are kept) came to be; ModelError where there are none."""
+    folder = folder or FOLDER
     path = Path(folder) / PROVENANCE
     if not path.is_file():
         raise ModelError(f"smollm2-draft: no trained weights in {folder}. On a GPU, minutes: spec-toolkit distill --out {folder} --seconds 420")
     return json.loads(path.read_text())
 
 
-def load(target, folder=FOLDER):
+def load(target, folder=None):
     """The draft of `target` with the weights of a folder, in the target's dtype and on its device. ModelError: none, not these, damaged."""
     from safetensors.torch import load as from_bytes
+    folder = folder or FOLDER
     said, weights = provenance_of(folder), {}
     for name, digest in said["files"].items():
         path = Path(folder) / name

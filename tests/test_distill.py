@@ -9,33 +9,17 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 
-from spec_toolkit import cli, distill_loss, draft_weights, own_text_openings, pretrained
+from spec_toolkit import cli, distill_loss, distill_tiny, draft_weights, own_text_openings, plot_distill, pretrained
 from spec_toolkit.chi_square import chi_square
 from spec_toolkit.distill import HEATS, Distillation, Recipe, distill
 from spec_toolkit.distill_student import acceptance, read, schedule
+from spec_toolkit.distill_tiny import target as llama
 from spec_toolkit.own_text import TextSampler, Turns
-
-VOCAB = 40
-
-
-def llama(vocab=VOCAB, layers=4, seed=0, **more):
-    """A random model with four query heads to two key heads, whose words depend on what it has read."""
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(vocab_size=vocab, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
-                                      num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.25, tie_word_embeddings=True, **more)
-    return transformers.LlamaForCausalLM(config).eval()
-
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """A tokenizer of words with a chat format, and a model of its size in a folder."""
-    tokenizers = pytest.importorskip("tokenizers")
-    listed = {text: i for i, text in enumerate(["<end>", "<start>", "user", "assistant", "be", "kind", *(f"w{i}" for i in range(VOCAB - 6))])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(listed, unk_token="w0"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", bos_token="<start>")
-    tokenizer.chat_template = ("<start> be kind <end> {% for m in messages %}<start> {{ m['role'] }} {{ m['content'] }}<end> {% endfor %}")
-    folder = tmp_path_factory.mktemp("words")
+    """The tiny pair's tokenizer, and a folder with it and a model of its size."""
+    tokenizer, folder = distill_tiny.tokenizer(), tmp_path_factory.mktemp("words")
     tokenizer.save_pretrained(folder)
     llama().save_pretrained(folder)
     return tokenizer, folder
@@ -271,6 +255,28 @@ def test_another_architecture_is_refused():
     assert np.isfinite(llama(attention_bias=False).lm_head.weight.detach().numpy()).all()
     with pytest.raises(ValueError, match="attention_bias=True"):
         TextSampler(llama(attention_bias=True), 2, 8)
+
+
+def test_the_figure_and_table_of_a_training(trained, tmp_path):
+    _, _, said, _ = trained
+    left, right = plot_distill.curve(said).axes
+    assert [list(line.get_ydata()) for line in right.lines] == [[point["acceptance"][heat] for point in said["curve"]] for heat in ("1", "0.7")]
+    assert list(left.lines[1].get_ydata()) == [point["train_kl"] for point in said["curve"][1:]]
+    assert "2 of 4 layers of tiny" in plot_distill.hardware(said) and "80 steps of 32 texts" in plot_distill.hardware(said)
+    assert "cut off before its end" in plot_distill.hardware(said | {"finished": False})
+    assert f"| 1 | {said['curve'][0]['acceptance']['1']:.3f} | {said['acceptance']['1']['acceptance']:.3f} ±" in plot_distill.table(said)
+
+
+def test_the_notebook_with_and_without_kept_weights(trained, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("papermill")
+    from test_notebooks import execute
+    _, folder, said, _ = trained
+    monkeypatch.setattr(draft_weights, "FOLDER", folder)
+    names = execute("train_draft", monkeypatch, steps=20, out=str(tmp_path / "with"))
+    assert f"are accepted {said['acceptance']['1']['acceptance']:.1%} of the time" in names["sentence"] and (tmp_path / "with" / "train_draft.png").is_file()
+    monkeypatch.setattr(draft_weights, "FOLDER", tmp_path)
+    names = execute("train_draft", monkeypatch, steps=20, out=str(tmp_path / "without"))
+    assert "layers of a random model" in names["sentence"] and "No trained weights are here yet" in capsys.readouterr().out
 
 
 @pytest.mark.gpu
