@@ -24,16 +24,34 @@ class Draft(NamedTuple):
 NO_TOKEN = -1
 
 
-def draw(logits, temperature, seeds, positions, index: int, stream: int | None = None):
-    """[batch] int64: a token of each row of softmax(logits / temperature), by number `index` of a stream (DRAFT) at `positions`.
+def draw(logits, temperature, uniform):
+    """[batch] int64: the token of each row of softmax(logits / temperature) at `uniform` of its cumulative sum, in float64.
 
-    logits [batch, vocab]; temperature [batch] float32, 0 = the maximum; seeds, positions [batch] int64. Sums in float64.
+    logits [batch, vocab]; temperature [batch] float32, 0 = the maximum; uniform [batch] float64 in (0, 1).
     """
-    uniform = uniform52(*random_words(seeds, positions, DRAFT if stream is None else stream, torch.full_like(positions, index))[:2])
     heat = torch.where(temperature > 0, temperature, 1.0).double()[:, None]
     cumulative = torch.softmax(logits.double() / heat, 1).cumsum(1)
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return torch.where(temperature > 0, drawn.clamp(max=logits.shape[1] - 1), logits.argmax(1))
+
+
+class DraftNumbers:
+    """The uniform numbers that drafts are drawn by: number k of the DRAFT stream at the position of a step's first draft.
+
+    Philox by torch is 300 launches whatever the size, so they are made for many positions at once.
+    """
+
+    def __init__(self, seeds, draft_len: int):
+        self.seeds, self.index, self.first = seeds, torch.arange(draft_len, device=seeds.device), None
+        self.ahead = max(1, 2048 // len(seeds))
+
+    def at(self, lengths: list[int], positions):
+        """[batch, draft_len] float64. lengths and positions are the same numbers, on the host and [batch] int64 on the device."""
+        if self.first is None or any(not 0 <= length - first < self.ahead for length, first in zip(lengths, self.first)):
+            self.first, self.base = lengths, positions.clone()
+            ahead = torch.arange(self.ahead, device=positions.device)[:, None]
+            self.table = uniform52(*random_words(self.seeds[:, None, None], positions[:, None, None] + ahead, DRAFT, self.index)[:2])
+        return self.table.gather(1, (positions - self.base)[:, None, None].expand(-1, 1, len(self.index)))[:, 0]
 
 
 def fit(logits, vocab: int):
@@ -56,7 +74,8 @@ class ModelDrafter:
 
 class ModelDrafting:
     def __init__(self, drafter, prompts, vocab, dtype, temperature, seeds):
-        self.draft_len, self.vocab, self.dtype, self.temperature, self.seeds = drafter.draft_len, vocab, dtype, temperature, seeds
+        self.draft_len, self.vocab, self.dtype, self.temperature = drafter.draft_len, vocab, dtype, temperature
+        self.numbers = DraftNumbers(seeds, self.draft_len)
         self.reader, self.known = CachedModel(drafter.model, len(prompts)), drafter.model.get_input_embeddings().weight.shape[0]
         read_prompts(self.reader, self._readable(prompts))
 
@@ -67,12 +86,13 @@ class ModelDrafting:
         last = torch.tensor(counts).to(self.reader.device)[:, None, None] - 1  # copied before the model runs, so that nothing waits
         rows = self.reader.read(padded(missing, self.reader.device), counts)
         logits, tokens, kept = rows.gather(1, last.expand(-1, 1, rows.shape[2]))[:, 0], [], []
+        uniform = self.numbers.at([len(text) for text in texts], positions)
         for index in range(self.draft_len):
             if index:
                 logits = self.reader.read(tokens[-1][:, None])[:, -1]
             # The row is rounded first: the draft is drawn from the very numbers that the sampler gets.
             kept.append(fit(logits, self.vocab).to(self.dtype))
-            tokens.append(draw(kept[-1], self.temperature, self.seeds, positions, index))
+            tokens.append(draw(kept[-1], self.temperature, uniform[:, index]))
         return Draft(torch.stack(tokens, 1), torch.stack(kept, 1), [self.draft_len] * len(texts))
 
     def _readable(self, rows):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 
 from .drafting import draw, fit
-from .philox import DRAFT, RECOVER, random_words
+from .philox import DRAFT, RECOVER, random_words, uniform52
 from .problem import from_torch
 from .verifier import Verifier
 
@@ -61,7 +61,8 @@ class Step:
         """A function -> [batch] integers: tokens drawn from rows[:, k], by a kernel that reads them where they are, or by torch."""
         rows, positions = self.rows[:, k], self.positions[k]
         if drawer is None:
-            return lambda: draw(rows, self.temperature, self.draft_seeds, positions, 0, stream=RECOVER)
+            number = lambda: uniform52(*random_words(self.draft_seeds, positions, RECOVER, torch.zeros_like(positions))[:2])
+            return lambda: draw(rows, self.temperature, number())
         call = drawer.bind(from_torch(rows, self.drafts[:0, 0], kind="logits", draft_start=[0] * (len(rows) + 1), positions=positions,
                                       seeds=self.draft_seeds, temperature=self.temperature))
         return lambda: call().out_tokens[:, 0]

@@ -1,8 +1,12 @@
 """The fast path against the plain one: the same greedy text, the same law; on a GPU with its graphs, on a CPU without."""
 import copy
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("transformers")
 
@@ -10,7 +14,7 @@ from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, d
 
 from spec_toolkit import load_sampler
 from spec_toolkit.drafting import NgramDrafter
-from spec_toolkit.graph_capture import CaptureFailed, captured
+from spec_toolkit.graph_capture import captured
 from spec_toolkit.graph_decoder import GraphDecoder
 from spec_toolkit.graph_step import Step
 from spec_toolkit.llm import Decoder, NoMass
@@ -123,6 +127,30 @@ def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
     assert decoder.speculate(PROMPTS, max_new_tokens=30).tokens != [naive(target, prompt, 30) for prompt in PROMPTS]
 
 
+# ---- what a graph could not hold -----------------------------------------------------------------------------------------
+
+class NoLooks(TorchDispatchMode):
+    """Refuses what would make the host wait for a device, or what has a shape that only the device knows."""
+    REFUSED = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_dim", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name.removeprefix("aten::") not in self.REFUSED, f"{func} looks at the host"
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["model", "ngram"])
+def test_no_function_of_a_step_looks_at_the_host(target, kind):
+    """... the models of transformers included; `sampler` is a kernel's launches where it is captured."""
+    decoder = GraphDecoder(target, draft=drafts(target)[kind])
+    decoder.speculate(PROMPTS, max_new_tokens=2)
+    ((step, run),) = decoder._steps.values()
+    with NoLooks():
+        for name in run.keys() - {"sampler"}:
+            run[name]()
+        with pytest.raises(AssertionError, match="looks at the host"):
+            bool(step.length.sum())
+
+
 # ---- what cannot be met ------------------------------------------------------------------------------------------------
 
 class WithRows:
@@ -198,18 +226,28 @@ def test_law_of_graphs(small):
     assert result.passed and result.detectable_tv < 0.05, result
 
 
+WAITING = """
+import torch
+from spec_toolkit.graph_capture import captured
+held = torch.zeros(1, device="cuda")
+run = captured({"adding": lambda: held.add_(1)}, "cuda")
+held.zero_()
+for _ in range(3):
+    run["adding"]()
+assert held.item() == 3
+try:
+    captured({"adding": lambda: held.add_(1), "looking": lambda: held.item()}, "cuda")
+except CaptureFailed as error:
+    print(error)
+"""
+
+
 @gpu
 @pytest.mark.gpu
 def test_a_part_that_waits_is_named():
-    held = torch.zeros(1, device="cuda")
-    with pytest.raises(CaptureFailed, match="looking: got .* accepted: launches alone"):
-        captured({"adding": lambda: held.add_(1), "looking": lambda: held.item()}, "cuda")
-    held.zero_()
-    run = captured({"adding": lambda: held.add_(1)}, "cuda")
-    held.zero_()
-    for _ in range(3):
-        run["adding"]()
-    assert held.item() == 3
+    """In a process of its own: a capture that fails may leave CUDA in no state for other tests."""
+    done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True)
+    assert re.match("looking: got .* accepted: launches alone", done.stdout), done.stdout + done.stderr
 
 
 def test_without_a_gpu_the_functions_are_themselves():

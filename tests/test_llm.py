@@ -12,8 +12,9 @@ pytest.importorskip("transformers")
 from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, drafts, law_test, naive, near, tiny
 
 from spec_toolkit.cached_model import CachedModel
-from spec_toolkit.drafting import NgramDrafter
+from spec_toolkit.drafting import DraftNumbers, NgramDrafter
 from spec_toolkit.llm import Decoder, NoMass
+from spec_toolkit.philox import DRAFT, random_words, uniform52
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,17 @@ def test_statistics(target):
     nothing = Decoder(target, draft=NgramDrafter(3)).speculate([[1, 2, 3]], max_new_tokens=1)
     assert nothing.acceptance == [None, None, None] and nothing.emitted == [1]
     assert Decoder(target).plain([[1]], max_new_tokens=0).tokens == [[]]
+
+
+def test_numbers_of_drafts_are_those_of_the_stream():
+    """... made four positions at a time, as texts grow unevenly, beyond the four and back."""
+    seeds = torch.tensor([1, 2**63 - 1, -5])
+    numbers = DraftNumbers(seeds, 3)
+    numbers.ahead = 4
+    for lengths in ([3, 5, 1], [4, 6, 3], [7, 6, 4], [8, 7, 5], [2, 7, 5]):
+        at = torch.tensor(lengths)
+        words = [random_words(seeds, at, DRAFT, torch.full_like(at, k)) for k in range(3)]
+        assert torch.equal(numbers.at(lengths, at), torch.stack([uniform52(*four[:2]) for four in words], 1))
 
 
 def test_ngrams():
