@@ -32,7 +32,7 @@ class Student:
         rate = self.learning_rate * schedule(progress, self.warmup)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return means
@@ -89,11 +89,12 @@ def _by_position(pool):
 
 
 def _optimizers(weights, name, weight_decay):
-    """Muon's steps are scaled to the size of AdamW's, so that both take the same learning rate."""
+    """Muon's steps are scaled to the size of AdamW's. The vectors are the norms' weights, some of them near 0.04: AdamW moves a weight by
+    up to its rate, so that they get a tenth of the rate that suits Muon and matrices of 0.2."""
     if name == "adamw":
-        return [torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=weight_decay)]
+        return [torch.optim.AdamW([{"params": weights, "share": 1.0}], betas=(0.9, 0.95), weight_decay=weight_decay)]
     if name != "muon":
         raise ValueError(f"optimizer: got {name!r}, accepted: muon, adamw")
     matrices, vectors = ([weight for weight in weights if (weight.ndim == 2) == wanted] for wanted in (True, False))
-    return [torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(vectors, betas=(0.9, 0.95), weight_decay=0.0)]
+    return [torch.optim.Muon([{"params": matrices, "share": 1.0}], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([{"params": vectors, "share": 0.1}], betas=(0.9, 0.95), weight_decay=0.0)]

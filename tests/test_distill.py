@@ -16,6 +16,7 @@ from spec_toolkit.distill_student import acceptance, read, schedule
 from spec_toolkit.distill_tiny import target as llama
 from spec_toolkit.own_text import TextSampler, Turns
 
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """The tiny pair's tokenizer, and a folder with it and a model of its size."""
