@@ -5,13 +5,14 @@ an experiment    its figures, captions and tables: SHOWN, or one figure and one 
 rung_v1, ...     the rung's header, launch, registers and times (course.py)
 other_rungs      the same of all rungs that have no block of their own on the page
 registers        what the compiler makes of each rung; sanitizers, crosscheck: the records of these names
+llm              a language model decoded in several ways (llm_bench_page.py)
 """
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from . import compiled, course, crosscheck, plot, plot_grid, plot_ladder, plot_logits, reading, results, sanitize, tables
+from . import compiled, course, crosscheck, llm_bench_page, plot, plot_grid, plot_ladder, plot_logits, reading, results, sanitize, tables
 from .experiments import SEED_BATCHES, SEED_GPU, SEED_VOCABS, TODAY
 from .parts import SMALL_VOCAB, take_apart
 from .parts import table as parts_table
@@ -99,6 +100,8 @@ def block(folder: Path, name: str, root: Path, hashes: dict | None = None, on_pa
     """
     if name in OTHERS:
         return OTHERS[name](Path(folder), on_page, hashes), {}
+    if name == "llm":
+        return _loops(folder, root, hashes)
     if name.startswith("rung_"):
         return course.section(load_sampler(name.removeprefix("rung_")), gpus(folder), compiled.load(folder), hashes), {}
     return _experiment(folder, name, root, hashes)
@@ -117,6 +120,18 @@ def _experiment(folder, experiment: str, root, hashes) -> tuple[str, dict]:
                   + (f"\n{chart.caption_text}\n" if captions[chart.caption_text] == name else "") for name, chart in drawn.items()]
         parts += [table] + ([] if drawn else [*captions, ""])
     return "\n".join(parts) or f"No times are recorded for `{experiment}` yet: `make gpu` writes them on a GPU.\n", figures
+
+
+def _loops(folder, root, hashes) -> tuple[str, dict]:
+    """On a page: the sentences and the first figure of each GPU; all figures are written. The tables are in the report."""
+    parts, figures = [], {}
+    for gpu, records in llm_bench_page.gpus(folder, hashes).items():
+        drawn, _ = llm_bench_page.shown(records)
+        figures |= {gpu / "llm" / name: chart for name, chart in drawn.items()}
+        parts += [f"* {sentence}" for sentence in llm_bench_page.answer(records)]
+        for name, chart in list(drawn.items())[:1]:
+            parts += [f"\n![{name} on {gpu.name}]({Path(os.path.relpath(gpu / 'llm' / name, root)).as_posix()}.svg)\n\n{chart.caption_text}\n"]
+    return "\n".join(parts) or llm_bench_page.EMPTY, figures
 
 
 def gpus(folder) -> list[Path]:

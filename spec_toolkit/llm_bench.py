@@ -23,7 +23,7 @@ from .assisted import Assisted
 from .check import check
 from .drafting import NgramDrafter
 from .llm import Decoder
-from .llm_bench_cells import Arm, Cell
+from .llm_bench_cells import Arm, Cell, cells
 from .llm_bench_probe import Probe, parting
 from .llm_bench_records import FORMAT, PARTS
 from .llm_prompts import PROMPTS
@@ -119,9 +119,9 @@ def _longest(pair, cell) -> int:
     return max(map(len, pair.prompts[:cell.prompts])) + cell.tokens
 
 
-def check_sampler(pair: Pair, sampler, draft_len: int):
+def check_sampler(pair: Pair, sampler, batch: int, draft_len: int):
     """The sampler as the loop calls it, on made-up rows of this vocabulary and dtype. RuntimeError if it fails: then it is not timed."""
-    problem = make_problem(batch=3, draft_len=draft_len, vocab=pair.vocab, dtype=row_dtype(pair.target.dtype), logits=True, device=str(pair.target.device))
+    problem = make_problem(batch=batch, draft_len=draft_len, vocab=pair.vocab, dtype=row_dtype(pair.target.dtype), logits=True, device=str(pair.target.device))
     found = check(sampler, problem)
     if not found:
         raise RuntimeError(f"the check has not passed: {found}")
@@ -143,7 +143,7 @@ class Running:
         try:
             if arm.sampler:
                 self.sampler = loop_sampler(arm.sampler)
-                self.check = check_sampler(pair, self.sampler, max(1, k))
+                self.check = check_sampler(pair, self.sampler, cell.batch, max(1, k))
             self.method = make_method(pair, cell, arm, self.sampler)
             self._decode(range(cell.batch), 0, tokens=min(self.tokens, 2 * (k + 1) + 2))  # not counted
         except Exception as error:  # noqa: BLE001 (one arm that fails must not lose the others)
@@ -220,9 +220,12 @@ def head(pair: Pair, cell: Cell) -> dict:
 
 
 def predicted(pair: Pair, cell: Cell) -> dict:
-    """{"predicted": [K]} of a `compare` cell at batch 1: sum min(target, draft) over the rows met, in a pass of its own, without a clock."""
+    """{"predicted": [K]} of a `compare` cell at batch 1: sum min(target, draft) over the rows met, in a pass of its own, without a clock.
+
+    On the eager path, which is slow, at temperature 1 only.
+    """
     arm = next((arm for arm in cell.arms if arm.method == "speculation"), None)
-    if cell.kind != "compare" or cell.batch != 1 or arm is None:
+    if cell.kind != "compare" or cell.batch != 1 or arm is None or (cell.path == "eager" and cell.temperature != 1):
         return {}
     probe = Probe(arm.draft_len)
     try:
@@ -246,16 +249,16 @@ def partings(pair: Pair, made: dict) -> list[dict]:
 
 # ---- all of them ---------------------------------------------------------------------------------------------------------
 
-def record_all(pair: Pair, cells, out="results", resume: bool = False, stop_after: float | None = None) -> bool:
-    """Run and record the cells in order, a line printed for each. True if all ran whole.
+def record_all(pair: Pair, chosen, out="results", resume: bool = False, stop_after: float | None = None) -> bool:
+    """Run and record the chosen cells in order, a line printed for each. True if all ran whole.
 
     resume: pass over cells that `out` holds already. stop_after: seconds after which no new cell is begun.
     """
     began, complete = time.perf_counter(), True
     gpu, held = results.environment(str(pair.target.device))["gpu"], llm_bench_records.load(out, failed=True) if resume else []
-    hashes = {arm.sampler: source_hash(arm.sampler) for cell in cells for arm in cell.arms if arm.sampler}
-    waiting = [cell for cell in cells if not llm_bench_records.is_finished(cell.spec, pair.names, gpu, hashes, held)]
-    print(f"{gpu or 'CPU'}: {len(waiting)} of {len(cells)} cells to run, {pair.names['target']} with {pair.names['draft']}", flush=True)
+    hashes = {arm.sampler: source_hash(arm.sampler) for cell in chosen for arm in cell.arms if arm.sampler}
+    waiting = [cell for cell in chosen if not llm_bench_records.is_finished(cell.spec, pair.names, gpu, hashes, held)]
+    print(f"{gpu or 'CPU'}: {len(waiting)} of {len(chosen)} cells to run, {pair.names['target']} with {pair.names['draft']}", flush=True)
     for done, cell in enumerate(waiting):
         if stop_after and time.perf_counter() - began > stop_after:
             print(f"stopped after {time.perf_counter() - began:.0f} s with {len(waiting) - done} cells left: --resume goes on from here", flush=True)
@@ -285,3 +288,39 @@ def line(cell: Cell, made: dict) -> str:
     said = [f"{arm['name']} {s['median']:.1f}" for arm in made["arms"] if (s := llm_bench_records.spread(llm_bench_records.rates(arm)))]
     out = "".join(f"\n  left out, {name}: {why}" for name, why in made["left_out"].items())
     return f"{cell}: tokens/s {'; '.join(said)} [{made['seconds']:.0f} s]{out}"
+
+
+# ---- for the notebook ----------------------------------------------------------------------------------------------------
+
+def records_for_notebook(folder="", out="outputs", record=False, target="smollm2", draft="smollm2-draft", prompts=24, seeds=3, tiny_tokens=12):
+    """(records, a line that says where they are from). record, on a GPU: the pair is decoded now. Else the records below `folder`
+    (empty: the committed ones) are read, of the GPU and pair recorded last; without any, a tiny random model is decoded on this machine."""
+    from .paths import results_dir
+    from .readme import current_hashes
+
+    now, hashes = record and torch.cuda.is_available(), current_hashes()
+    if now:
+        record_all(load_pair(target, draft, "cuda"), cells("v9", prompts=prompts, seeds=seeds), out)
+    found = llm_bench_records.latest(llm_bench_records.load(out if now else folder or results_dir(), hashes))
+    if found:
+        first = found[0]
+        return found, (f"{len(found)} records, {'made now' if now else 'recorded'} on {first['environment']['gpu'] or 'a CPU'}: {first['models']['target']} with "
+                       f"{first['models']['draft']}, the last at {max(r['created'] for r in found)}")
+    record_all(tiny_pair(), tiny_cells(tiny_tokens), out)
+    return (llm_bench_records.latest(llm_bench_records.load(out, hashes)),
+            "No decoding loop is recorded (`make gpu-llm` on a GPU does it): a tiny random model, decoded now on this CPU. Its times say nothing of a real one.")
+
+
+def tiny_pair(prompts: int = 8) -> Pair:
+    """A random model of two layers and a draft near it, in float64 on the CPU, with random prompts."""
+    from .loop_law import moved, tiny_model
+
+    model, draw = tiny_model(), torch.Generator().manual_seed(0)
+    texts = [torch.randint(0, 97, (3 + i,), generator=draw).tolist() for i in range(prompts)]
+    return make_pair(model, moved(model), texts, (), "tiny random Llama", "the same, moved")
+
+
+def tiny_cells(tokens: int = 12) -> list[Cell]:
+    """The cells for it, small: few prompts and one seed."""
+    listed = cells("torch_vectorised", prompts=4, seeds=1, tokens={"eager": tokens, "graph": tokens}, others=("python_loop",), longest=5)
+    return [cell for cell in listed if cell.temperature != 0.7]

@@ -15,6 +15,7 @@ PATHS = ("eager", "graph")
 KINDS = ("compare", "samplers", "k_sweep")
 SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2")  # then the one that is measured
 TOKENS = {"eager": 16, "graph": 96}
+EAGER_PROMPTS, SWEEP_PROMPTS = 20, 12  # at most, one at a time
 ASSISTED_TOKENS = 16  # of transformers' own way, which is eager, in a cell of the graph path
 
 
@@ -63,7 +64,7 @@ def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, path
     """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS."""
     tokens = TOKENS | (tokens or {})
     found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest) for path in PATHS for kind in KINDS}
-    order = [("compare", 0), ("samplers", 0), ("compare", 1), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
+    order = [("compare", 0), ("compare", 1), ("samplers", 0), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
     return [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
             if kind in kinds and path in paths and place < len(found[kind, path])]
 
@@ -75,12 +76,13 @@ def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) ->
         return [Cell(kind, path, 1, 1.0, tokens, min(6, prompts), 1, arms)]
     if kind == "k_sweep":
         arms = (plain, *(Arm("speculation", best, k) for k in range(1, longest + 1)))
-        return [Cell(kind, path, 1, 1.0, tokens, prompts, 1, arms)] if path == "graph" else []
-    few = {"tokens": min(ASSISTED_TOKENS, tokens)} if path == "graph" else {}
-    assisted = Arm("assisted", None, draft_len, seeds=1 if few else None, **few)
-    adaptive = Arm("assisted", None, None, seeds=1, **few)
+        return [Cell(kind, path, 1, 1.0, tokens, min(SWEEP_PROMPTS, prompts), 1, arms)] if path == "graph" else []
+    few = {"tokens": min(ASSISTED_TOKENS, tokens), "seeds": 1} if path == "graph" else {}
+    assisted, adaptive = Arm("assisted", None, draft_len, **few), Arm("assisted", None, None, seeds=1)
     loop = Arm("speculation", "python_loop", draft_len, seeds=1 if path == "eager" else None)
-    main = Cell(kind, path, 1, 1.0, tokens, prompts, seeds, (plain, loop, ours, assisted, adaptive))
-    cooler = replace(main, temperature=0.7, seeds=1, arms=(plain, ours))
-    many = replace(main, batch=min(8, prompts), arms=(plain, replace(loop, seeds=None), ours))
-    return [main, many, replace(main, temperature=0.0, seeds=1, arms=(plain, ours, replace(assisted, seeds=1))), cooler]
+    alone = prompts if path == "graph" else min(EAGER_PROMPTS, prompts)
+    main = Cell(kind, path, 1, 1.0, tokens, alone, seeds, (plain, loop, ours, assisted, *([] if few else [adaptive])))
+    many = replace(main, batch=min(8, prompts), prompts=prompts, arms=(plain, replace(loop, seeds=None), ours))
+    greedy = replace(main, temperature=0.0, seeds=1, arms=(plain, ours, assisted))
+    cooler = [replace(main, temperature=0.7, seeds=1, arms=(plain, ours))] if few else []
+    return [main, many, greedy, *cooler]

@@ -11,6 +11,9 @@ import copy
 import torch
 
 from .chi_square import ChiSquare, chi_square
+from .problem import Outputs
+from .sampler import load_sampler
+from .tables import markdown
 
 SIZE = 1e-4  # of the test: fixed seeds, so it passes for ever or never
 POWER = 0.9
@@ -50,10 +53,56 @@ def exact_law(model, prompt, first: int = 3, temperature: float = 1.0) -> dict[t
     return law
 
 
-def law_test(model, prompt, decode, runs: int = 20_000, first: int = 3, temperature: float = 1.0, seed: int = 1000) -> ChiSquare:
-    """chi-square of the first tokens of `runs` requests, each with a seed of its own. decode: Decoder.speculate or the like."""
+def law_test(model, prompt, decode, runs: int = 20_000, first: int = 3, temperature: float = 1.0, seed: int = 1000, law=None) -> ChiSquare:
+    """chi-square of the first tokens of `runs` requests, each with a seed of its own. decode: Decoder.speculate or the like. law: of
+    `exact_law`, where it is known already."""
     rows = decode([prompt] * runs, max_new_tokens=first, temperature=temperature, seeds=range(seed, seed + runs)).tokens
-    law, counts = exact_law(model, prompt, first, temperature), {}
+    law, counts = law or exact_law(model, prompt, first, temperature), {}
     for row in map(tuple, rows):
         counts[row] = counts.get(row, 0) + 1
     return chi_square("first tokens", [(counts.get(row, 0), p) for row, p in law.items()], runs, SIZE, POWER)
+
+
+# ---- the tests of a notebook ---------------------------------------------------------------------------------------------
+
+class Accepting:
+    """A sampler that accepts every draft and draws the bonus token: what the test must refuse."""
+    name, kind, draw = "accepting", "baseline", "cdf"
+
+    def __call__(self, problem):
+        right = load_sampler("torch_vectorised")(problem)
+        rows = problem.draft_tokens.view(problem.batch, -1)
+        return Outputs(torch.cat([rows, right.out_tokens[:, -1:]], 1), torch.full_like(right.num_accepted, rows.shape[1]), right.status)
+
+
+PROMPT = [1, 2, 3, 1, 2, 4, 1, 2]
+
+
+def law_tests(runs: int = 4000, device="cpu") -> list[tuple[str, bool, ChiSquare]]:
+    """(way to decode, must it pass?, test) of both loops on a small model of seven words; the last accepts every draft, and must fail."""
+    from .drafting import NgramDrafter
+    from .graph_decoder import GraphDecoder
+    from .llm import Decoder
+
+    model = tiny_model(vocab=7, sharp=0.2, seed=3).to(device)
+    draft = moved(model, 0.08)
+    ngram, law = NgramDrafter(3, shortest=1), exact_law(model, PROMPT)
+    ways = {"plain decoding": (Decoder(model).plain, True), "speculation, drafts by a model": (Decoder(model, draft=draft, draft_len=3).speculate, True),
+            "speculation, drafts by n-grams": (Decoder(model, draft=ngram, draft_len=3).speculate, True),
+            "speculation in the graph path's loop": (GraphDecoder(model, draft=draft, draft_len=3).speculate, True),
+            "every draft accepted (wrong)": (Decoder(model, draft=draft, draft_len=3, sampler=Accepting()).speculate, False)}
+    return [(name, expected, law_test(model, PROMPT, decode, runs, law=law)) for name, (decode, expected) in ways.items()]
+
+
+def table(tests) -> str:
+    """A Markdown table of `law_tests`."""
+    rows = [[name, f"{t.statistic:.1f}", str(t.cells), f"{t.p_value:.3g}", "passed" if t.passed else "refused", f"{t.detectable_tv:.3f}"] for name, _, t in tests]
+    return markdown(["way to decode", "chi-square", "cells", "p", "test", "total variation that would be caught"], rows)
+
+
+def sentence(tests) -> str:
+    """Did those pass that must, and did the wrong one fail?"""
+    right, wrong = [t for _, expected, t in tests if expected], [t for _, expected, t in tests if not expected]
+    good, caught = sum(t.passed for t in right), sum(not t.passed for t in wrong)
+    return (f"The law of the first tokens is the target's in {good} of {len(right)} ways to decode (any bias of {max(t.detectable_tv for t in right):.3f} in total "
+            f"variation would be caught), and the same test refuses {caught} of {len(wrong)} that accepts every draft.")

@@ -150,8 +150,8 @@ def split(records) -> Chart | None:
 
 def acceptance(records) -> Chart | None:
     """Accepted drafts by position, beside what the rows predict (sum of min(target, draft)): a panel for each path."""
-    records = [r for r in compared(records) if r["batch"] == 1 and r.get("predicted") and any(r["predicted"])]
-    if not records:
+    records = [r for r in compared(records) if r["batch"] == 1 and r.arm("speculation")]
+    if not any(r.get("predicted") for r in records):
         return None
     paths = [path for path in ("graph", "eager") if any(r["path"] == path for r in records)]
     chart, axes = panels(len(paths), 4.3 * len(paths) + 0.6, 4.2)
@@ -175,9 +175,10 @@ def _acceptance(panel, record, colour, mark, shift):
     found = [(i + 1 + shift, rate, 1.96 * (rate * (1 - rate) / tested) ** 0.5) for i, (rate, tested) in enumerate(zip(records_of.acceptance(arm), arm["tested"])) if tested]
     at, rate, error = zip(*found) if found else ((), (), ())
     panel.errorbar(at, rate, yerr=error, fmt=mark, color=colour, capsize=3, markersize=6, label=f"T={record['temperature']:g}, counted")
-    said = [(i + 1 + shift, value) for i, value in enumerate(record["predicted"]) if value is not None]
-    panel.plot(*zip(*said), color=colour, linestyle="--", marker=mark, markersize=4, markerfacecolor="white", linewidth=1.2,
-               label=f"T={record['temperature']:g}, predicted")
+    said = [(i + 1 + shift, value) for i, value in enumerate(record.get("predicted") or ()) if value is not None]
+    if said:
+        panel.plot(*zip(*said), color=colour, linestyle="--", marker=mark, markersize=4, markerfacecolor="white", linewidth=1.2,
+                   label=f"T={record['temperature']:g}, predicted")
 
 
 def shares(records) -> Chart | None:

@@ -165,6 +165,8 @@ def write(folder: Path | None = None, out: str | Path = "outputs/report", hashes
     drawn = [(section, shown, name, chart) for section in sections for shown in section.shown for name, chart in shown.figures.items()]
     for section, shown, name, chart in tqdm(drawn, desc="figures", unit="figure", disable=not progress or not drawn):
         plot.save(chart, out / "figures" / shown.slug / section.experiment / name)
+    for stem, chart in blocks.block(folder, "llm", folder, hashes)[1].items():
+        plot.save(chart, out / "figures" / stem.relative_to(folder))
     out.mkdir(parents=True, exist_ok=True)
     results.write_atomically(out / "index.html", report_page.page(sections, folder, hashes))
     return out / "index.html"

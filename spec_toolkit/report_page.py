@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
-from . import blocks, exactness, report
+from . import blocks, exactness, llm_bench_page, report
 from .reading import caption
 
 WIDE = 8.0  # inches: two figures wider than this do not stand side by side
@@ -49,6 +49,7 @@ OTHERS = {"other_rungs": "What does each rung change?", "registers": "What does 
           "sanitizers": "What do the sanitizers find?", "crosscheck": "Is the clock right?"}
 EXACT = {"checks": "Is every sampler exact?", "mutants": "Would it be seen if one were wrong?",  # exactness.BLOCKS -> their questions
          "false_alarms": "How often is an exact one refused?", "power": "How small a bias is seen?"}
+LOOPS = {"llm": "What is it worth in a language model?"}
 METHOD = """
 * **Check, then clock.** Every time here belongs to a sampler whose tokens were compared, on that very problem and in the same process, with
   the float64 reference from the same random bits; each difference must lie inside its own rounding interval. A sampler that fails is not timed.
@@ -68,7 +69,8 @@ def page(sections, folder: Path, hashes: dict | None = None) -> str:
     experiments = lambda chosen: [_section(s.experiment, s.question, _experiment(s)) for s in chosen]
     body = [_head(sections), _in_short(report.in_short(sections)), _contents([*ladder, *rest]),
             *experiments(ladder), _section("method", "How it was measured", text(METHOD)),
-            _section("environment", "On what was it measured?", _environments(sections)), *experiments(rest), _others(folder, hashes)]
+            _section("environment", "On what was it measured?", _environments(sections)), *experiments(rest),
+            _loops(folder, hashes), _others(folder, hashes)]
     return (f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>\n"
             f"<meta http-equiv=Content-Security-Policy content=\"{POLICY}\"><link rel=icon href='data:,'>\n"
             f"<title>spec-toolkit: report</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n")
@@ -118,7 +120,7 @@ def _in_short(said: dict) -> str:
 def _contents(sections) -> str:
     asked = [(s.experiment, s.question) for s in sections]
     about = [("method", "How it was measured"), ("environment", "On what was it measured?")]
-    listed = [*asked[:1], *about, *asked[1:], *EXACT.items(), *OTHERS.items()]
+    listed = [*asked[:1], *about, *asked[1:], *LOOPS.items(), *EXACT.items(), *OTHERS.items()]
     return "<nav><ul>" + "".join(f"<li><a href='#{escape(anchor)}'>{escape(title)}</a></li>" for anchor, title in listed) + "</ul></nav>"
 
 
@@ -142,6 +144,15 @@ def _environments(sections) -> str:
     keys = list(dict.fromkeys(key for each in found for key in each))
     rows = "".join(f"<tr><th>{escape(key.replace('_', ' '))}</th>{''.join(f'<td>{escape(str(each.get(key)))}</td>' for each in found)}</tr>" for key in keys)
     return f"<div class=scroll tabindex=0><table>{rows}</table></div>" if rows else "<p>Nothing was recorded on a GPU.</p>"
+
+
+def _loops(folder: Path, hashes: dict | None) -> str:
+    """A language model decoded in several ways, on each GPU that has records of it."""
+    found = {gpu: llm_bench_page.shown(records) for gpu, records in llm_bench_page.gpus(folder, hashes).items()}
+    said = [f"<h3>{escape(gpu.name)}</h3>" + "".join(f"<figure><div class=scroll tabindex=0>{image(chart)}</div></figure>" for chart in figures.values())
+            + text(markdown) for gpu, (figures, markdown) in found.items()]
+    (anchor, title), = LOOPS.items()
+    return _section(anchor, title, "\n".join(said) or text(llm_bench_page.EMPTY))
 
 
 def _others(folder: Path, hashes: dict | None) -> str:

@@ -17,7 +17,7 @@ def record(cell, gpu="NVIDIA Paper", created="2026-11-25T00:00:00+00:00", rate=0
             "temperature": cell.temperature, "tokens": cell.tokens, "spec": cell.spec, "models": models, "error": None, "arms": arms, "left_out": {},
             "environment": {"gpu": gpu, "driver": "580", "torch": "2.11.0", "transformers": "5.17.0", "platform": "Paper", "git": "0123456789abcdef"},
             "partings": [], "seconds": 1.0}
-    if cell.kind == "compare" and cell.batch == 1:
+    if cell.kind == "compare" and cell.batch == 1 and (cell.path, cell.temperature) != ("eager", 0.0):
         made |= {"predicted": [rate + 0.1 * (1 - cell.temperature) - 0.01 * i for i in range(4)], "predicted_tested": [100, 60, 40, 20]}
     if cell.temperature == 0 and len(arms) > 1:
         arms[1]["texts"][0] = [*arms[1]["texts"][0][:5], 7, 8]
