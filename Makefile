@@ -35,7 +35,7 @@ BASELINES = $$($(RUN) -c 'from spec_toolkit.baselines import BASELINES; print(*B
 # pip's compute-sanitizer, for a machine without the CUDA toolkit.
 SANITIZER = nvidia-cuda-sanitizer-api$(if $(filter 12,$(CUDA)),-cu12)
 
-.PHONY: demo llm-demo test report lab doctor help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck gpu-llm clean
+.PHONY: demo llm-demo test report lab doctor help gpu gpu-check gpu-sanitize gpu-ladder gpu-grid gpu-logits gpu-crosscheck gpu-draft gpu-llm clean
 demo: $(READY)          ## the quick demo: every sampler, checked, and timed where there is a GPU
 	$(TOOL) run quick_demo
 
@@ -78,6 +78,9 @@ gpu-logits: $(READY)    ## on a GPU: the experiments from logits
 
 gpu-crosscheck: $(READY)  ## on a GPU: the same calls by our clock and by triton's do_bench
 	$(TOOL) crosscheck --out $(OUT) $(PACKED) $(ARGS)
+
+gpu-draft: $(LLM) $(READY)  ## on a GPU: train the three-layer draft of SmolLM2 (7 minutes, or ARGS='--seconds 540'); its weights go into the package
+	$(TOOL) distill --device cuda --out spec_toolkit/weights/smollm2_draft $(ARGS)
 
 gpu-llm: $(LLM) $(READY) ## on a GPU: a language model and its draft, decoded in several ways over many prompts and seeds
 	$(TOOL) llm-bench --out $(OUT) $(PACKED) $(ARGS)

@@ -274,7 +274,7 @@ def add_distill(commands) -> None:
     parser.add_argument("--seconds", type=float, default=420.0, help="of the whole command; the learning rate follows the clock (default: 420)")
     parser.add_argument("--device", help="cpu (small, to see that it works) or cuda (default: a GPU where there is one)")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), help="of the matrices (default: muon)")
-    parser.add_argument("--learning-rate", type=float, metavar="RATE", help="its highest value (default: 0.003)")
+    parser.add_argument("--learning-rate", type=float, metavar="RATE", help="its highest value (default: 0.01 for muon, 0.002 for adamw)")
     parser.add_argument("--batch", type=int, help="texts sampled at a time (default: 3072 on a GPU, which then holds 27 GB of keys and values)")
     parser.add_argument("--length", type=int, help="tokens of a text (default: 384 on a GPU)")
     parser.add_argument("--seed", type=int, default=0, help="of texts and order (default: 0)")

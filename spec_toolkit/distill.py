@@ -22,6 +22,7 @@ from .results import environment
 
 HEATS = ((1.0, 0.7), (0.7, 0.3))  # temperatures of the texts, and how many have them
 SAVE_SECONDS = 60.0
+RATES = {"muon": 1e-2, "adamw": 2e-3}
 CURVE_TEXTS = 128  # held-out texts that a point of the curve is measured on; what is written is measured on all
 
 
@@ -36,9 +37,9 @@ class Recipe:
     rows: int = 64             # texts of a training step
     pools_kept: int = 4        # how often a text is read: sampling takes several times as long as reading it once
     held_out: int = 512        # texts to measure on
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     kl_weight: float = 0.5
-    weight_decay: float = 0.1
+    weight_decay: float = 0.02
     warmup: float = 0.02
     clip: float = 1.0
     optimizer: str = "muon"
@@ -101,7 +102,7 @@ class Distillation:
         self.sampled += 1
         dice = random.Random(seed)
         count = self.recipe.batch
-        heats = [HEATS[i % 2][0] for i in range(count)] if held_out else dice.choices(*zip(*HEATS), k=count)
+        heats = [HEATS[i % 2][0] for i in range(count)] if held_out else dice.choices(*HEATS, k=count)
         texts = [ids[:self.recipe.length // 2] for ids in openings(self.tokenizer, count, seed, held_out)]
         pool = self.sampler.sample(texts, heats, seed)
         self.drawn += 0 if held_out else pool.drawn  # waits for the device: the pool is there when the clock is read
@@ -174,7 +175,8 @@ def run(target, out, seconds, device, optimizer, learning_rate, batch, length, s
     on_gpu = device.startswith("cuda")
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: got a machine without a usable GPU; accepted: cpu (`spec-toolkit doctor` says why)")
-    given = {"batch": batch, "length": length, "optimizer": optimizer, "learning_rate": learning_rate, "seed": seed}
+    given = {"batch": batch, "length": length, "optimizer": optimizer, "seed": seed,
+             "learning_rate": RATES[optimizer or Recipe.optimizer] if learning_rate is None else learning_rate}
     recipe = Recipe(seconds=seconds, **({} if on_gpu else SMALL) | {name: value for name, value in given.items() if value is not None})
     say = lambda line: print(line, flush=True)
     say(f"loading {target}")

@@ -12,7 +12,7 @@ from .distill_loss import Laws, distance, overlaps
 class Student:
     """The first `layers` layers of `target`, learning its laws. The target gets no gradients; embedding and head stay as they are."""
 
-    def __init__(self, target, layers: int, learning_rate: float, kl_weight=0.5, weight_decay=0.1, warmup=0.02, clip=1.0, optimizer="muon"):
+    def __init__(self, target, layers: int, learning_rate: float, kl_weight=0.5, weight_decay=0.02, warmup=0.02, clip=1.0, optimizer="muon"):
         target.requires_grad_(False)
         self.draft, self.head = draft_weights.cut(target, layers), target.lm_head.weight
         self.device, self.dtype = self.head.device, self.head.dtype

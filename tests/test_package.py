@@ -49,7 +49,7 @@ def test_installed_copy_finds_its_files(tmp_path):
     wanted = {str(path.relative_to(ROOT)) for folder, kinds in (("kernels", (".cu", ".cuh")), ("notebooks", (".ipynb",)), ("results", (".json", ".png", ".svg")))
               for path in (ROOT / folder).rglob("*") if path.suffix in kinds and ".ipynb_checkpoints" not in path.parts}
     assert wanted and wanted <= found
-    code_files = {str(path.relative_to(ROOT)) for path in (ROOT / "spec_toolkit").rglob("*") if path.suffix in (".py", ".h", ".cpp", ".S")}
+    code_files = {str(path.relative_to(ROOT)) for path in (ROOT / "spec_toolkit").rglob("*") if path.suffix in (".py", ".h", ".cpp", ".S", ".safetensors", ".json")}
     assert all((site / name).is_file() for name in code_files)
     assert not (site / "tests").exists()
 
