@@ -9,6 +9,7 @@ fails is recorded as failed, and neither stops the rest. Apart from the times, a
 """
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import time
@@ -306,9 +307,21 @@ def records_for_notebook(folder="", out="outputs", record=False, target="smollm2
         first = found[0]
         return found, (f"{len(found)} records, {'made now' if now else 'recorded'} on {first['environment']['gpu'] or 'a CPU'}: {first['models']['target']} with "
                        f"{first['models']['draft']}, the last at {max(r['created'] for r in found)}")
-    record_all(tiny_pair(), tiny_cells(tiny_tokens), out)
+    with one_thread():
+        record_all(tiny_pair(), tiny_cells(tiny_tokens), out)
     return (llm_bench_records.latest(llm_bench_records.load(out, hashes)),
             "No decoding loop is recorded (`make gpu-llm` on a GPU does it): a tiny random model, decoded now on this CPU. Its times say nothing of a real one.")
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Inside, torch works with one thread: on matrices so small more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tiny_pair(prompts: int = 8) -> Pair:

@@ -34,7 +34,7 @@ def caption(records, note: str = "") -> str:
     first, models = records[0], records[0]["models"]
     environment = first["environment"]
     runs = sorted({len(arm["runs"]["seed"]) for r in records for arm in r["arms"]})
-    size = lambda key: f" ({models[key] / 1e6:,.0f} M)" if models.get(key) else ""
+    size = lambda key: f" ({_size(models[key])})" if models.get(key) else ""
     days = sorted({r["created"][:10] for r in records})
     parts = [f"{models['target']}{size('target_parameters')} with {models['draft']}{size('draft_parameters')}, {models['dtype']}",
              environment["gpu"] or f"CPU ({environment['platform']})",
@@ -42,6 +42,10 @@ def caption(records, note: str = "") -> str:
              f"torch {environment['torch']}, transformers {environment['transformers']}" + (f", driver {environment['driver']}" if environment["driver"] else ""),
              " to ".join(dict.fromkeys((days[0], days[-1]))) + (f", commit {environment['git'][:9]}" if environment.get("git") else "")]
     return " ".join(filter(None, (note, "; ".join(parts) + ".")))
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:,.0f} M" if parameters >= 1e6 else f"{parameters:,}"
 
 
 def _range(values) -> str:
@@ -158,7 +162,7 @@ def acceptance(records) -> Chart | None:
     for panel, path in zip(axes, paths):
         for record, colour, mark in zip([r for r in records if r["path"] == path], (BLUE, RED, GREEN, ORANGE), "osD^"):
             _acceptance(panel, record, colour, mark, 0.07 * (mark in "s^") - 0.07 * (mark in "D^"))  # side by side
-        panel.set(xlabel="position of the draft token", ylim=(0, 1))
+        panel.set(xlabel="position of the draft token", ylim=(0, 1.04))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(f"{path} path", fontsize=9, loc="left")
         panel.legend(frameon=False, fontsize=8, loc="lower left")
@@ -225,17 +229,18 @@ def k_sweep(record) -> Chart | None:
     plain = statistics.median(records_of.rates(record.arm("plain")))
     speed.axhline(plain, color=GREY, linestyle=":", linewidth=1.5, label=f"no speculation, {plain:,.0f}")
     top = dict(zip(ks, middle))[best]
-    speed.annotate(f"best K={best}\n{top:,.0f} tokens/s, {top / plain:.2f}x", (best, top), xytext=(0, 14), textcoords="offset points", ha="center", fontsize=8)
+    speed.annotate(f"best K={best}\n{top:,.0f} tokens/s, {top / plain:.2f}x", (best, top), xytext=(0, 14), textcoords="offset points", ha="center",
+                   fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
     speed.set(xlabel="K, drafts of a step", ylabel="tokens/s", xticks=ks)
     speed.margins(y=0.25)
     speed.set_ylim(bottom=0)
-    speed.legend(frameon=False, fontsize=8, loc="lower right")
+    speed.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     steps.plot(ks, [records_of.tokens_per_step(arm) for arm in arms], color=BLUE, marker="o", label="measured")
     steps.plot(ks, [records_of.expected_tokens(model["acceptance"], k) for k in ks], color=RED, linestyle="--", marker="s", markerfacecolor="white",
                label=f"(1 - a^(K+1)) / (1 - a), a = {model['acceptance']:.3f}")
-    steps.plot(ks, [k + 1 for k in ks], color=GREY, linestyle=":", label="all drafts accepted")
+    steps.plot(ks, [k + 1 for k in ks], color=GREY, linestyle=":", label="all accepted")
     steps.set(xlabel="K, drafts of a step", ylabel="tokens of a step", xticks=ks, ylim=(0, 1.35 * max(records_of.expected_tokens(model["acceptance"], k) for k in ks)))
-    steps.legend(frameon=False, fontsize=8, loc="lower right")
+    steps.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes in (speed, steps):
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     note = (f"{record.title}. Costs of the model: {model['draft_ms']:.3g} ms a draft, target {model['target_ms'][0]:.3g} ms (one token) to "

@@ -1,0 +1,261 @@
+"""Ways to decode, measured: cells, records, resume, failures, transformers' own way, the look at the rows."""
+import dataclasses
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+import made_up_loops
+
+from spec_toolkit import cli, llm_bench, llm_bench_records, loop_law, pretrained
+from spec_toolkit.assisted import Assisted
+from spec_toolkit.llm import Decoder
+from spec_toolkit.llm_bench_cells import KINDS, Arm, Cell, cells
+from spec_toolkit.llm_bench_probe import Probe, law, parting
+from spec_toolkit.llm_prompts import PROMPTS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with llm_bench.one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return llm_bench.tiny_pair(4)
+
+
+PLAIN, OURS = Arm("plain", "torch_vectorised"), Arm("speculation", "torch_vectorised", 3)
+ASSISTED = Arm("assisted", None, 3, seeds=1)
+
+
+def small(**changes):
+    return dataclasses.replace(Cell("compare", "eager", 1, 1.0, 6, 2, 2, (PLAIN, OURS, ASSISTED)), **changes)
+
+
+# ---- cells ---------------------------------------------------------------------------------------------------------------
+
+def test_the_cells_hold_what_is_asked():
+    found = cells("v9")
+    assert {(c.kind, c.path) for c in found} == {("compare", "eager"), ("compare", "graph"), ("samplers", "eager"), ("samplers", "graph"), ("k_sweep", "graph")}
+    assert [c.kind for c in found[:2]] == ["compare"] * 2 and len({c.path for c in found[:2]}) == 2, "the main cells come first"
+    main = found[0]
+    assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and found[1].prompts == 20
+    assert {c.batch for c in found} == {1, 8} and {c.temperature for c in found} == {0.0, 0.7, 1.0}
+    assert not any(arm.method == "assisted" for c in found if c.batch > 1 for arm in c.arms), "transformers takes one request at a time"
+    assert [arm.sampler for arm in next(c for c in found if c.kind == "samplers").arms] == ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9"]
+    sweep = next(c for c in found if c.kind == "k_sweep")
+    assert [arm.draft_len for arm in sweep.arms if arm.method == "speculation"] == list(range(1, 9))
+    assert {c.path for c in cells("v9", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v9", kinds=["samplers"])} == {"samplers"}
+    assert len({json.dumps(c.spec) for c in found}) == len({str(c) for c in found}) == len(found)
+
+
+def test_prompts_are_short_various_and_enough():
+    assert len(PROMPTS) >= 20 and len(set(PROMPTS)) == len(PROMPTS) and max(map(len, PROMPTS)) < 200
+
+
+# ---- a run ---------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def recorded(pair, tmp_path_factory):
+    """A main cell on both paths, greedy and at temperature 1, through record_all."""
+    out = tmp_path_factory.mktemp("loops")
+    chosen = [small(), small(path="graph", batch=2, arms=(PLAIN, OURS), prompts=4), small(temperature=0.0, seeds=1)]
+    assert llm_bench.record_all(pair, chosen, out)
+    return chosen, out
+
+
+def test_a_record_holds_every_run(recorded, pair):
+    chosen, out = recorded
+    records = llm_bench_records.load(out)
+    assert len(records) == 3 and all(path.path.parent == out / "cpu" / "llm" for path in records)
+    record = next(r for r in records if r["path"] == "eager" and r["temperature"] == 1)
+    plain, ours, assisted = (record.arm(method) for method in ("plain", "speculation", "assisted"))
+    for arm, runs in ((plain, 4), (ours, 4), (assisted, 2)):
+        assert all(len(column) == runs for column in arm["runs"].values())
+    assert list(zip(ours["runs"]["prompt"], ours["runs"]["seed"])) == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert plain["runs"]["new_tokens"] == [6] * 4 and plain["runs"]["steps"] == [6] * 4 and not plain["texts"]
+    assert plain["check"]["passed"] and ours["source_hash"] and assisted["source_hash"] is None and assisted["check"] is None
+    assert len(ours["tested"]) == 3 and ours["tested"][0] >= ours["tested"][1] and sum(ours["tested"]) > 0
+    for place in range(4):
+        parts = sum(ours["runs"][f"{part}_s"][place] for part in llm_bench_records.PARTS)
+        assert ours["runs"]["tokens_per_s"][place] == pytest.approx(6 / parts, rel=1e-3)
+    assert record["models"] == pair.names and pair.names["draft_hash"] != pair.names["target_hash"]
+    assert {"torch", "transformers", "git", "gpu"} <= set(record["environment"]) and record["seconds"] > 0
+    assert len(record["predicted"]) == 3 and all(0 < value <= 1 for value in record["predicted"] if value is not None)
+    both = next(r for r in records if r["path"] == "graph")
+    assert both.arm("plain")["runs"]["prompt"] == [0, 2] * 2 and "predicted" not in both
+
+
+def test_greedy_texts_are_kept_and_equal(recorded):
+    (record,) = [r for r in llm_bench_records.load(recorded[1]) if r["temperature"] == 0]
+    plain = record.arm("plain")
+    assert [len(text) for text in plain["texts"]] == [6, 6] and record["partings"] == []
+    for method in ("speculation", "assisted"):
+        assert llm_bench_records.equal_texts(record.arm(method), plain) == (2, 2)
+
+
+def test_resume_runs_nothing_that_is_finished(recorded, pair, monkeypatch, capsys):
+    chosen, out = recorded
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    monkeypatch.setattr(llm_bench, "run_cell", lambda *_: pytest.fail("a finished cell was run again"))
+    assert llm_bench.record_all(pair, chosen, out, resume=True)
+    assert "0 of 3 cells to run" in capsys.readouterr().out and before == {path: path.read_bytes() for path in out.rglob("*.json")}
+    monkeypatch.setattr(llm_bench, "run_cell", lambda _, cell: (_ for _ in ()).throw(RuntimeError("run")))
+    other = llm_bench.tiny_pair(3)
+    for others, changed in ((other, chosen), (pair, [small(tokens=7)])):  # other prompts, another cell
+        assert not llm_bench.record_all(others, changed[:1], out / "new", resume=True)
+    monkeypatch.setattr(llm_bench, "source_hash", lambda name: "another source")
+    assert not llm_bench.record_all(pair, chosen[:1], out, resume=True)
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_a_failing_cell_is_recorded_and_does_not_stop_the_rest(pair, tmp_path, capsys, monkeypatch):
+    run = llm_bench.run_cell
+    monkeypatch.setattr(llm_bench, "run_cell", lambda given, cell: run(given, cell) if cell.path == "graph" else 1 / 0)
+    chosen = [small(seeds=1, prompts=1), small(path="graph", seeds=1, prompts=1, arms=(PLAIN, OURS))]
+    assert not llm_bench.record_all(pair, chosen, tmp_path)
+    assert "FAIL eager compare B=1 T=1: ZeroDivisionError" in capsys.readouterr().out
+    assert [r["path"] for r in llm_bench_records.load(tmp_path)] == ["graph"]
+    failed = [r for r in llm_bench_records.load(tmp_path, failed=True) if r["error"]]
+    assert len(failed) == 1 and failed[0]["error"].startswith("ZeroDivisionError") and failed[0]["environment"]["torch"]
+    monkeypatch.setattr(llm_bench, "run_cell", run)
+    assert llm_bench.record_all(pair, chosen, tmp_path, resume=True), "what failed is run again, what is finished is not"
+    assert "1 of 2 cells to run" in capsys.readouterr().out and len(llm_bench_records.load(tmp_path)) == 2
+
+
+def test_an_arm_that_fails_is_left_out_with_its_reason(pair, tmp_path, monkeypatch):
+    class Wrong:
+        name, kind, draw, source_hash, reports_status = "wrong", "baseline", "cdf", "0", False
+
+        def bind(self, problem):
+            call = llm_bench.loop_sampler("torch_vectorised").bind(problem)
+
+            def bound():
+                call()[0].fill_(1)
+                return call.outputs
+            bound.outputs = call.outputs
+            return bound
+
+        def __call__(self, problem):
+            return self.bind(problem)()
+
+    right = llm_bench.loop_sampler
+    monkeypatch.setattr(llm_bench, "loop_sampler", lambda name: Wrong() if name == "python_loop" else right(name))
+    made = llm_bench.run_cell(pair, small(seeds=1, prompts=1, arms=(PLAIN, OURS, Arm("speculation", "python_loop", 3), Arm("speculation", "none such", 3))))
+    assert [arm["name"] for arm in made["arms"]] == ["plain", "speculation, torch_vectorised, K=3"]
+    assert "the check has not passed" in made["left_out"]["speculation, python_loop, K=3"]
+    assert "none such" in made["left_out"]["speculation, none such, K=3"]
+    with pytest.raises(RuntimeError, match="none such"):
+        llm_bench.run_cell(pair, small(arms=(Arm("speculation", "none such", 3),)))
+
+
+def test_time_is_up_between_cells(pair, tmp_path, capsys):
+    chosen = [small(seeds=1, prompts=1, arms=(PLAIN,)), small(seeds=1, prompts=1, arms=(PLAIN,), temperature=0.7)]
+    assert not llm_bench.record_all(pair, chosen, tmp_path, stop_after=1e-9)
+    assert "with 2 cells left: --resume goes on from here" in capsys.readouterr().out and not list(tmp_path.rglob("*.json"))
+
+
+def test_ngrams_draft_without_a_model(pair, tmp_path):
+    without = llm_bench.make_pair(pair.target, None, [[1, 2, 3, 1, 2], [4, 4, 4]], draft_name="ngram")
+    made = llm_bench.run_cell(without, small(seeds=1))
+    assert [arm["method"] for arm in made["arms"]] == ["plain", "speculation"] and without.names["draft_hash"] is None
+    assert "got n-grams, accepted: a draft model" in made["left_out"]["transformers' assisted, K=3"]
+
+
+# ---- transformers' own way, the look at the rows -----------------------------------------------------------------------------
+
+def test_assisted_generation_is_lossless_and_timed_behind_its_first_step(pair):
+    prompt, model = pair.prompts[0], pair.target
+    settings = model.generation_config, pair.draft.generation_config
+    plain = Decoder(model).plain([prompt], max_new_tokens=12).tokens
+    for draft_len in (3, None):
+        done = Assisted(model, pair.draft, draft_len).speculate([prompt], max_new_tokens=12)
+        assert done.tokens == plain and 0 < sum(done.emitted) < 12 and 0 < done.seconds < done.whole_seconds
+        assert draft_len is None or max(done.emitted) <= draft_len + 1
+    assert (model.generation_config, pair.draft.generation_config) == settings
+    runs = [Assisted(model, pair.draft).speculate([prompt], max_new_tokens=8, temperature=1.0, seeds=[seed]).tokens for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+    stop = plain[0][4]
+    assert Assisted(model, pair.draft).speculate([prompt], max_new_tokens=12, stop={stop}).tokens[0] == plain[0][:plain[0].index(stop) + 1]
+    short = Assisted(model, pair.draft).speculate([prompt], max_new_tokens=1)
+    assert short.tokens_per_second is None and short.tokens_per_step is None and short.new_tokens == 1
+    with pytest.raises(ValueError, match="got 2, accepted: 1"):
+        Assisted(model, pair.draft).speculate([prompt, prompt], max_new_tokens=1)
+
+
+def test_assisted_generation_draws_from_the_whole_law():
+    """More than fifty words are drawn: no top-k is left on."""
+    flat = loop_law.tiny_model(vocab=97, sharp=0.01)
+    words = [t for seed in range(40) for t in Assisted(flat, flat, 3).speculate([[1, 2]], max_new_tokens=6, temperature=1.0, seeds=[seed]).tokens[0]]
+    assert len(set(words)) > 60
+
+
+def test_the_probe_predicts_what_is_accepted(pair):
+    probe = Probe(3)
+    done = Decoder(pair.target, draft=pair.draft, sampler=probe, draft_len=3).speculate([pair.prompts[0]], max_new_tokens=250 - 9, temperature=1.0, seeds=[5])
+    assert probe.counts[0] == done.tested[0] and abs(probe.counts[2] - done.tested[2]) <= 1
+    for predicted, rate, count in zip(probe.predicted, done.acceptance, done.tested):
+        assert abs(predicted - rate) < 4 * (predicted * (1 - predicted) / count) ** 0.5 + 0.02
+    target, draft = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[2.0, 1.0, 0.0]])
+    assert torch.minimum(law(target, 1.0), law(draft, 1.0)).sum() == pytest.approx(2 * law(target, 1.0)[0, 0] + law(target, 1.0)[0, 1])
+    assert law(target, 0.0).tolist() == [[0, 0, 1]] and Probe(2).predicted == [None, None]
+
+
+def test_where_texts_part(pair):
+    text = Decoder(pair.target).plain([pair.prompts[0]], max_new_tokens=6).tokens[0]
+    other = [*text[:3], (text[3] + 1) % 97, 5]
+    found = parting(pair.target, pair.prompts[0], text, other)
+    assert found["place"] == 3 and found["tokens"] == [text[3], other[3]] and found["gap"] == found["below_top"] > 0 < found["spacing"] < 1e-12
+    assert parting(pair.target, pair.prompts[0], text, text[:4]) is None
+
+
+# ---- records made up -----------------------------------------------------------------------------------------------------
+
+def test_the_newest_pair_of_the_machine_is_taken(tmp_path):
+    for record in made_up_loops.records(created="2026-11-20T00:00:00+00:00", models=made_up_loops.MODELS | {"draft": "older"}):
+        llm_bench_records.write(record, tmp_path)
+    for record in made_up_loops.records():
+        llm_bench_records.write(record, tmp_path)
+    found = llm_bench_records.latest(llm_bench_records.load(tmp_path))
+    assert len(found) == len(cells("v9")) and {r["models"]["draft"] for r in found} == {"paper-16m"}
+    assert llm_bench_records.latest([]) == [] and llm_bench_records.load(tmp_path, kind="k_sweep")[0]["kind"] == "k_sweep"
+    (tmp_path / "paper" / "llm" / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="broken.json is not a JSON record"):
+        llm_bench_records.load(tmp_path)
+
+
+def test_numbers_of_made_up_records():
+    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v9") if c.kind == kind))) for kind in ("compare", "k_sweep"))
+    plain, ours = main.arm("plain"), main.arm("speculation", "v9")
+    assert llm_bench_records.spread(llm_bench_records.speedups(plain, plain)) == {"median": 1.0, "p10": 1.0, "p90": 1.0}
+    parts = llm_bench_records.step_ms(ours)
+    assert parts["draft"] == pytest.approx(0.4 * parts["target"], rel=1e-6) and llm_bench_records.step_ms(main.arm("assisted")) is None
+    assert llm_bench_records.sampler_shares(ours)[0] == pytest.approx(0.02 / 2.92, rel=1e-6)
+    assert llm_bench_records.expected_tokens(0.5, 3) == 1.875 and llm_bench_records.expected_tokens(1.0, 4) == 5
+    model = llm_bench_records.cost_model(sweep)
+    assert model["acceptance"] == pytest.approx(0.65, abs=0.01) and set(model["tokens_per_s"]) == set(range(1, 9))
+    assert model["best"] == max(model["tokens_per_s"], key=model["tokens_per_s"].get) and abs(model["best"] - llm_bench_records.best_draft_len(sweep)) <= 1
+
+
+def test_a_changed_sampler_makes_its_arms_stale(tmp_path):
+    for record in made_up_loops.records():
+        llm_bench_records.write(record, tmp_path)
+    hashes = {name: name for name in made_up_loops.SAMPLER_MS}
+    assert not any(r.stale for r in llm_bench_records.load(tmp_path, hashes))
+    stale = {r.stale for r in llm_bench_records.load(tmp_path, hashes | {"v9": "changed", "v1": "changed"}) if r["kind"] == "samplers"}
+    assert stale == {("v1", "v9")}
+
+
+def test_the_command(monkeypatch, tmp_path, capsys, pair):
+    monkeypatch.setattr(llm_bench, "load_pair", lambda *_: pair)
+    words = ["llm-bench", "--device", "cpu", "--prompts", "2", "--seeds", "1", "--eager-tokens", "4", "--paths", "eager", "--kinds", "samplers",
+             "--out", str(tmp_path / "r"), "--archive", str(tmp_path / "a.tar.gz"), "--stop-after", "0.000001"]
+    assert cli.main(words) == 1 and "a.tar.gz: 0 files" in capsys.readouterr().out
+    assert cli.main([*words[:3], "--seeds", "0"]) == 2 and "--seeds" in capsys.readouterr().err
+    monkeypatch.setattr(llm_bench, "load_pair", lambda *_: (_ for _ in ()).throw(pretrained.ModelError("no such model")))
+    assert cli.main(words) == 2 and "spec-toolkit llm-bench: no such model" in capsys.readouterr().err
+    assert set(cli.build_parser().parse_args(["llm-bench"]).kinds) == set(KINDS)
