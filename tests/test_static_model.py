@@ -7,8 +7,10 @@ import torch
 pytest.importorskip("transformers")
 
 from tiny_llm import tiny
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from spec_toolkit.cached_model import CachedModel
+from spec_toolkit.static_llama import StaticLlama
 from spec_toolkit.static_model import StaticModel
 
 SLOTS = 64
@@ -19,18 +21,20 @@ def static_read(model, tokens, lengths, **options):
     return model.read(tokens, torch.tensor(lengths)[:, None] + torch.arange(tokens.shape[1]), **options)
 
 
-@pytest.mark.parametrize("attention, near", [("sdpa", 1e-12), ("eager", 1e-4)])  # the eager one takes its softmax in float32
-def test_logits_are_those_of_a_growing_cache(attention, near):
-    """Three texts grow by 4 tokens and forget 0 to 4 of them, six times over; one may fall below where it began."""
+# The eager attention takes its softmax in float32, and transformers its norms: there the numbers of others differ.
+@pytest.mark.parametrize("kind, attention, near", [(StaticModel, "sdpa", 1e-12), (StaticModel, "eager", 1e-4), (StaticLlama, "sdpa", 1e-4)])
+def test_logits_are_those_of_a_growing_cache(kind, attention, near):
+    """Three texts grow by 4 tokens, or by one, and forget some of them, eight times over; one may fall below where it began."""
     model = tiny()
     model.config._attn_implementation = attention
-    usual, ours, lengths = CachedModel(model, 3), StaticModel(model, 3, SLOTS), [0, 0, 0]
+    usual, ours, lengths = CachedModel(model, 3), kind(model, 3, SLOTS), [0, 0, 0]
     turn = torch.Generator().manual_seed(0)
-    for step in range(6):
-        tokens = torch.randint(0, 97, (3, 4), generator=turn)
+    for step in range(8):
+        n = 1 if step == 5 else 4
+        tokens = torch.randint(0, 97, (3, n), generator=turn)
         expected, got = usual.read(tokens), static_read(ours, tokens, lengths)
         assert torch.allclose(got, expected, rtol=0, atol=near), step
-        lengths = [length + 4 - int(torch.randint(0, 5, (), generator=turn)) for length in lengths]
+        lengths = [length + n - int(torch.randint(0, n + 1, (), generator=turn)) for length in lengths]
         lengths[step % 3] = max(0, lengths[step % 3] - 3)
         usual.take_back(lengths)
         lengths = list(usual.lengths)
@@ -66,6 +70,28 @@ def test_the_cache_stays_where_it_is_and_low_precision_is_read():
         places.append([layer.keys.data_ptr() for layer in ours.cache.layers])
     assert logits.dtype == torch.bfloat16 and places[0] == places[1] == places[2] and len(set(places[0])) == 2
     assert ours.cache.layers[0].keys.shape == (2, 1, SLOTS, 8)
+
+
+@torch.no_grad()
+def test_a_fused_llama_of_another_shape():
+    """Three heads on one key each, a width of its own, another rope; read at once, and the last token again."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+                         head_dim=8, initializer_range=0.4, tie_word_embeddings=True, rope_parameters={
+                             "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                             "original_max_position_embeddings": 16})
+    model = LlamaForCausalLM(config).double().eval()
+    ours, tokens = StaticLlama(model, 2, SLOTS), torch.randint(0, 50, (2, 40))
+    expected = model(tokens).logits
+    assert torch.allclose(static_read(ours, tokens, [0, 0]), expected, rtol=0, atol=1e-4)
+    assert torch.allclose(static_read(ours, tokens[:, 39:], [39, 39], keep=1), expected[:, 39:], rtol=0, atol=1e-4)
+
+
+def test_a_fused_llama_is_one_without_biases():
+    model = copy.deepcopy(tiny())
+    model.config.attention_bias = True
+    with pytest.raises(ValueError, match="fused: got LlamaForCausalLM attention_bias, accepted: LlamaForCausalLM without biases"):
+        StaticLlama(model, 1, SLOTS)
 
 
 @pytest.mark.parametrize("change, message", [

@@ -1,0 +1,87 @@
+"""A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43.
+
+The interface of static_model.py and the same numbers but for rounding. What is joined: the matrices of query, key and value, and of
+gate and up (copies, so the weights lie in memory twice); rotation of query and key in one; writing of key and value in one; each
+residual sum with the product before it. Heads that share keys are queries of one head, so that no key is repeated.
+"""
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from .static_model import StaticModel
+
+
+class StaticLlama(StaticModel):
+    """As StaticModel. model: a LlamaForCausalLM (SmolLM2 is one) without biases; ValueError otherwise."""
+
+    def __init__(self, model, batch: int, slots: int):
+        super().__init__(model, batch, slots)
+        config = model.config
+        biased = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+        if type(model).__name__ != "LlamaForCausalLM" or biased:
+            raise ValueError(f"fused: got {type(model).__name__} {' '.join(biased)}, accepted: LlamaForCausalLM without biases")
+        inner, self.eps = model.model, config.rms_norm_eps
+        self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.layers = [_Layer(layer) for layer in inner.layers[:config.num_hidden_layers]]
+        # keys, then values, of each token in its slot
+        self.held = [torch.zeros(batch, slots, 2 * self.shared, self.width, dtype=model.dtype, device=self.device) for _ in self.layers]
+        self.turns = _turns(inner, model.dtype, slots)
+
+    @torch.no_grad()
+    def read(self, tokens, positions, keep: int = 0):
+        (batch, n), places = tokens.shape, positions + 1
+        hidden = functional.embedding(tokens, self.model.model.embed_tokens.weight).flatten(0, 1)
+        cos, sin = self.turns[places].unbind(2)  # [batch, n, 1, width] each
+        mask = torch.where(self.column <= positions[:, None, :, None], self.seen, self.unseen)
+        if n > 1:  # a query for each head that shares the keys
+            mask = mask[:, :, :, None].expand(-1, -1, -1, self.heads // self.shared, -1).flatten(2, 3)
+        places = places[:, :, None, None].expand(-1, -1, 2 * self.shared, self.width)
+        for layer, held in zip(self.layers, self.held):
+            mixed = functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], layer.first, self.eps), layer.query_key_value)
+            attended = self._attend(mixed.view(batch, n, -1, self.width), held, places, cos, sin, mask, layer.scaling)
+            hidden.addmm_(attended.reshape(batch * n, -1), layer.out.t())
+            gate, up = functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], layer.second, self.eps), layer.gate_up).chunk(2, 1)
+            hidden.addmm_(layer.act(gate) * up, layer.down.t())
+        hidden = hidden.view(batch, n, -1)[:, -keep:]
+        hidden = functional.rms_norm(hidden, hidden.shape[-1:], self.model.model.norm.weight, self.eps)
+        return functional.linear(hidden, self.model.lm_head.weight)
+
+    def _attend(self, mixed, held, places, cos, sin, mask, scaling):
+        """mixed [batch, n, heads + 2 shared, width]: query, key, value. Writes the cache; -> [batch, n, heads * width] to be."""
+        batch, n, _, width = mixed.shape
+        turned = mixed[:, :, :self.heads + self.shared]
+        first, second = turned.chunk(2, 3)
+        torch.addcmul(turned * cos, torch.cat([second, first], 3), sin, out=turned)
+        held.scatter_(1, places, mixed[:, :, self.heads:])
+        query = mixed[:, :, :self.heads].view(batch, n, self.shared, -1, width).transpose(1, 2)  # [batch, shared, n, heads / shared, width]
+        keys, values = held.transpose(1, 2).split(self.shared, 1)
+        attended = functional.scaled_dot_product_attention(query.reshape(batch, self.shared, -1, width), keys, values, attn_mask=mask, scale=scaling)
+        return attended.view(query.shape).transpose(1, 2)
+
+    def clear(self) -> None:
+        for held in self.held:
+            held.zero_()
+
+
+class _Layer:
+    """Weights of one layer, those that meet the same input joined."""
+
+    def __init__(self, layer):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.query_key_value = torch.cat([part.weight.detach() for part in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        self.gate_up = torch.cat([part.weight.detach() for part in (mlp.gate_proj, mlp.up_proj)])
+        self.out, self.down = attention.o_proj.weight.detach(), mlp.down_proj.weight.detach()
+        self.first, self.second = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+        self.act, self.scaling = mlp.act_fn, attention.scaling
+
+
+@torch.no_grad()
+def _turns(inner, dtype, slots):
+    """[slots, 2, 1, width]: cosine and sine by slot. The sign of rotate-half is in the sine: x cos + swapped(x) sin."""
+    example = torch.zeros(1, dtype=dtype, device=inner.embed_tokens.weight.device)
+    cos, sin = inner.rotary_emb(example, position_ids=torch.arange(-1, slots - 1, device=example.device)[None])
+    sign = torch.ones_like(sin)
+    sign[..., :sin.shape[-1] // 2] = -1
+    return torch.stack([cos[0], (sin * sign)[0]], 1)[:, :, None]
