@@ -9,7 +9,6 @@ fails is recorded as failed, and neither stops the rest. Apart from the times, a
 """
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import time
@@ -28,6 +27,7 @@ from .llm_bench_cells import Arm, Cell, cells
 from .llm_bench_probe import Probe, parting
 from .llm_bench_records import FORMAT, PARTS
 from .llm_prompts import PROMPTS
+from .loop_law import moved, one_thread, tiny_model
 from .synthetic import make_problem
 from .verifier import loop_sampler, row_dtype
 
@@ -313,21 +313,8 @@ def records_for_notebook(folder="", out="outputs", record=False, target="smollm2
             "No decoding loop is recorded (`make gpu-llm` on a GPU does it): a tiny random model, decoded now on this CPU. Its times say nothing of a real one.")
 
 
-@contextlib.contextmanager
-def one_thread():
-    """Inside, torch works with one thread: on matrices so small more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def tiny_pair(prompts: int = 8) -> Pair:
     """A random model of two layers and a draft near it, in float64 on the CPU, with random prompts."""
-    from .loop_law import moved, tiny_model
-
     model, draw = tiny_model(), torch.Generator().manual_seed(0)
     texts = [torch.randint(0, 97, (3 + i,), generator=draw).tolist() for i in range(prompts)]
     return make_pair(model, moved(model), texts, (), "tiny random Llama", "the same, moved")

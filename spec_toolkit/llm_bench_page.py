@@ -22,7 +22,7 @@ def methods(records) -> str:
                          NONE if arm["draft_len"] is None else str(arm["draft_len"]), _spread(records_of.rates(arm), "{:,.1f}"),
                          NONE if arm is plain or plain is None else _spread(records_of.speedups(arm, plain), "{:.2f}x"),
                          _text(records_of.tokens_per_step(arm), "{:.2f}"), _text(records_of.mean_acceptance(arm), "{:.3f}"),
-                         _text(statistics.median(records_of.sampler_shares(arm) or [float("nan")]), "{:.1%}"), str(len(arm["runs"]["seed"]))])
+                         _text(records_of.median(records_of.sampler_shares(arm)), "{:.1%}"), str(len(arm["runs"]["seed"]))])
     head = ["path", "B", "T", "method", "K", "tokens/s (p10 to p90)", "speedup (p10 to p90)", "tokens of a step", "accepted", "sampler", "runs"]
     return markdown(head, rows, texts=4)
 
@@ -46,7 +46,7 @@ def _spread(samples, form) -> str:
 
 
 def _text(value, form) -> str:
-    return NONE if value is None or value != value else form.format(value)
+    return NONE if value is None else form.format(value)
 
 
 # ---- sentences -----------------------------------------------------------------------------------------------------------

@@ -100,6 +100,10 @@ def spread(samples) -> dict | None:
     return results.spread(samples) if samples else None
 
 
+def median(samples) -> float | None:
+    return statistics.median(samples) if samples else None
+
+
 def step_ms(arm: dict) -> dict[str, float] | None:
     """{part: ms of a step of the batch}, mean over all runs; None for one that cannot be taken apart (transformers' own)."""
     runs = arm["runs"]

@@ -18,7 +18,7 @@ from spec_toolkit.llm_prompts import PROMPTS
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    with llm_bench.one_thread():
+    with loop_law.one_thread():
         yield
 
 
@@ -68,7 +68,7 @@ def recorded(pair, tmp_path_factory):
 
 
 def test_a_record_holds_every_run(recorded, pair):
-    chosen, out = recorded
+    _, out = recorded
     records = llm_bench_records.load(out)
     assert len(records) == 3 and all(path.path.parent == out / "cpu" / "llm" for path in records)
     record = next(r for r in records if r["path"] == "eager" and r["temperature"] == 1)

@@ -24,7 +24,7 @@ def make(*words):
     return done.stdout
 
 
-@pytest.mark.parametrize("target", ["gpu", "gpu-sanitize", "gpu-ladder", "gpu-grid", "gpu-logits", "gpu-crosscheck"])
+@pytest.mark.parametrize("target", ["gpu", "gpu-sanitize", "gpu-ladder", "gpu-grid", "gpu-logits", "gpu-crosscheck", "gpu-llm"])
 def test_a_target_is_one_command_of_ours(target):
     (line,) = make("-n", target, "PY=python3", "OUT=/tmp/r", "ARCHIVE=/tmp/a.tar.gz").strip().splitlines()
     command, _, words = line.partition(" -m spec_toolkit.cli ")

@@ -5,10 +5,11 @@ import pytest
 
 pytest.importorskip("papermill")
 pytest.importorskip("ipywidgets")
+import made_up_loops
 from made_up import record
 from test_notebooks import execute, printed
 
-from spec_toolkit import paths, results, runs, sweep, sweeping
+from spec_toolkit import llm_bench_records, paths, results, runs, sweep, sweeping
 
 ELSEWHERE = {"quick_demo", "ladder", "precision"}  # run under papermill by other tests
 SMALL = {"batch_scaling": {"check_batch": 2, "check_vocab": 65}, "vocab_scaling": {"check_vocabs": [1, 33]}, "profile": {"check_batch": 2, "check_vocab": 65},
@@ -79,6 +80,24 @@ def test_step_says_when_the_sampler_matters(recorded, monkeypatch, tmp_path, cap
     assert names["sentence"].startswith("v7 takes 28% of a 1 ms step and less than 1% from 38 ms on; flashinfer_chain takes 5.7% of a 1 ms step")
     assert names["chosen"] == 64 and {path.stem for path in (tmp_path / "out").iterdir()} == {"step_shares", "step_matters"}
     assert "batch_scaling: recorded on NVIDIA Paper" in capsys.readouterr().out
+
+
+def test_llm_decodes_a_tiny_model_where_nothing_is_recorded(recorded, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    names = execute("llm", monkeypatch, out=str(tmp_path / "out"), tiny_tokens=4, law_runs=1500)
+    said = capsys.readouterr().out
+    assert "a tiny random model, decoded now on this CPU" in said and "left out" not in said and "FAIL" not in said
+    assert {"llm_methods.svg", "llm_split.png", "llm_acceptance.png", "llm_shares.png", "llm_k_sweep.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert names["lossless"].startswith("The law of the first tokens is the target's in 4 of 4 ways") and "refuses 1 of 1" in names["lossless"]
+    assert sum("4 of 4 greedy texts are those of plain decoding" in sentence for sentence in names["sentences"]) == 2
+
+
+def test_llm_shows_what_is_recorded(recorded, monkeypatch, tmp_path, capsys):
+    for made in made_up_loops.records():
+        llm_bench_records.write(made, recorded / "results")
+    names = execute("llm", monkeypatch, out=str(tmp_path / "out"), law_runs=1500)
+    assert "10 records, recorded on NVIDIA Paper: paper-135m with paper-16m" in capsys.readouterr().out
+    assert names["sentences"][0].startswith("Goal of 1.8x over plain decoding at batch 1: graph path 1.8") and set(names["figures"]) >= {"methods", "k_sweep"}
 
 
 def test_report_shows_the_ladder(recorded, monkeypatch, tmp_path, capsys):
