@@ -107,7 +107,7 @@ class TextSampler:
         self.tokens.index_copy_(1, next_place, token[:, None])
         self.free.index_copy_(1, self.place, ~(given | speaking)[:, None])
         ended = ~given & ~speaking & (token == self.end)
-        more = torch.where(self.spoken < self.word_count[self.role], self.spoken + 1, 0)
+        more = (self.spoken + 1) * (self.spoken < self.word_count[self.role])
         self.spoken.copy_(torch.where(speaking, more, ended.long()))
         self.role.copy_(torch.where(ended, 1 - self.role, self.role))
         self.place.copy_(next_place)
