@@ -246,6 +246,7 @@ def add_llm_bench(commands) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each prompt in the main cells (default: 3)")
     parser.add_argument("--eager-tokens", type=int, default=16, help="new tokens of a run on the eager path (default: 16)")
     parser.add_argument("--graph-tokens", type=int, default=96, help="new tokens of a run on the graph path (default: 96)")
+    parser.add_argument("--fused", default="both", choices=("none", "draft", "both"), help="whose forward the graph path takes from this package (default: both)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the models (default: float32 on a CPU, bfloat16 on a GPU)")
     parser.add_argument("--out", default="results", help="folder that receives the records (default: results)")

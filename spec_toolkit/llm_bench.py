@@ -102,18 +102,18 @@ def make_method(pair: Pair, cell: Cell, arm: Arm, sampler=None):
         return Assisted(pair.target, pair.draft, arm.draft_len).speculate
     k = arm.draft_len or 1
     draft = None if arm.method == "plain" else pair.draft if pair.draft is not None else NgramDrafter(k)
-    decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k + 2)
+    decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k + 2, cell.fused or "none")
     return decoder.plain if arm.method == "plain" else decoder.speculate
 
 
-def make_decoder(path: str, target, draft, sampler, draft_len: int, max_length: int | None = None):
-    """The loop of that path. max_length: of the longest text and its drafts, so that the graph path captures once."""
+def make_decoder(path: str, target, draft, sampler, draft_len: int, max_length: int | None = None, fused: str = "none"):
+    """The loop of that path. max_length: of the longest text and its drafts, so that the graph path captures once; fused: GraphDecoder's."""
     if path == "eager":
         return Decoder(target, draft=draft, sampler=sampler, draft_len=draft_len)
     from .graph_decoder import GraphDecoder
 
     rounded = max_length and -(-max_length // 64) * 64
-    return GraphDecoder(target, draft=draft, sampler=sampler, draft_len=draft_len, max_length=rounded)
+    return GraphDecoder(target, draft=draft, sampler=sampler, draft_len=draft_len, max_length=rounded, fused=fused)
 
 
 def _longest(pair, cell) -> int:
@@ -215,7 +215,7 @@ def head(pair: Pair, cell: Cell) -> dict:
     import transformers
 
     environment = results.environment(str(pair.target.device)) | {"transformers": transformers.__version__}
-    return {"format": FORMAT, "experiment": "llm", "created": datetime.now(UTC).isoformat(timespec="seconds"), "kind": cell.kind, "path": cell.path,
+    return {"format": FORMAT, "experiment": "llm", "created": datetime.now(UTC).isoformat(timespec="seconds"), "kind": cell.kind, "path": cell.path, "fused": cell.fused,
             "batch": cell.batch, "temperature": cell.temperature, "tokens": cell.tokens, "spec": cell.spec, "models": pair.names, "error": None,
             "environment": environment, "arms": [], "left_out": {}}
 
@@ -323,4 +323,4 @@ def tiny_pair(prompts: int = 8) -> Pair:
 def tiny_cells(tokens: int = 12) -> list[Cell]:
     """The cells for it, small: few prompts and one seed."""
     listed = cells("torch_vectorised", prompts=4, seeds=1, tokens={"eager": tokens, "graph": tokens}, others=("python_loop",), longest=5)
-    return [cell for cell in listed if cell.temperature != 0.7]
+    return [cell for cell in listed if cell.temperature != 0.7 and cell.fused != "none"]

@@ -5,7 +5,8 @@ compare    how fast, and by how much?                     plain; speculation by 
 samplers   what share of a step is each sampler's?        speculation, one sampler each
 k_sweep    how many drafts are best?                      plain; speculation with K = 1 to 8
 
-A path is eager (llm.py: launched call by call, so a token costs the host tens of ms and few tokens must do) or graph (graph_decoder.py).
+A path is eager (llm.py: launched call by call, so a token costs the host tens of ms and few tokens must do) or graph (graph_decoder.py),
+there with the forward of transformers or one of ours with few launches (`fused`), the same for all arms of a cell.
 """
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cell:
-    """prompts, seeds: how many of each; tokens: new tokens of a run, at most."""
+    """prompts, seeds: how many of each; tokens: new tokens of a run, at most; fused: none, draft or both, of the graph path."""
     kind: str
     path: str
     batch: int
@@ -45,9 +46,10 @@ class Cell:
     prompts: int
     seeds: int
     arms: tuple[Arm, ...]
+    fused: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path} {self.kind} B={self.batch} T={self.temperature:g}"
+        return f"{self.path} {self.kind} B={self.batch} T={self.temperature:g}" + (f" fused={self.fused}" if self.fused else "")
 
     @property
     def spec(self) -> dict:
@@ -60,13 +62,17 @@ class Cell:
 
 
 def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None,
-          others=SAMPLERS, longest: int = 8) -> list[Cell]:
-    """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS."""
+          others=SAMPLERS, longest: int = 8, fused: str = "both") -> list[Cell]:
+    """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS. fused: of the
+    graph path; where it is not none, the last cell shows what it is worth."""
     tokens = TOKENS | (tokens or {})
     found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest) for path in PATHS for kind in KINDS}
     order = [("compare", 0), ("compare", 1), ("samplers", 0), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
-    return [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
+    made = [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
             if kind in kinds and path in paths and place < len(found[kind, path])]
+    made = [replace(cell, fused=fused) if cell.path == "graph" else cell for cell in made]
+    without = [replace(cell, fused="none", seeds=1, arms=cell.arms[:1] + cell.arms[2:3]) for cell in made[:1] if cell.kind == "compare" and cell.fused not in (None, "none")]
+    return made + without
 
 
 def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) -> list[Cell]:

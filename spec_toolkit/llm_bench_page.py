@@ -18,7 +18,7 @@ def methods(records) -> str:
     for record in plot_llm.compared(records):
         plain = record.arm("plain")
         for arm in record["arms"]:
-            rows.append([record["path"], str(record["batch"]), f"{record['temperature']:g}", plot_llm.label(arm, record),
+            rows.append([record["path"] + record.forward, str(record["batch"]), f"{record['temperature']:g}", plot_llm.label(arm, record),
                          NONE if arm["draft_len"] is None else str(arm["draft_len"]), _spread(records_of.rates(arm), "{:,.1f}"),
                          NONE if arm is plain or plain is None else _spread(records_of.speedups(arm, plain), "{:.2f}x"),
                          _text(records_of.tokens_per_step(arm), "{:.2f}"), _text(records_of.mean_acceptance(arm), "{:.3f}"),
@@ -29,10 +29,10 @@ def methods(records) -> str:
 
 def shares(records) -> str:
     """A Markdown table: a row for each sampler, its share and its time of a step in each path."""
-    chosen = sorted((r for r in records if r["kind"] == "samplers"), key=lambda r: r["path"] != "graph")
+    chosen = sorted((r for r in records if r["kind"] == "samplers"), key=lambda r: (r["path"] != "graph", r.rank))
     names = list(dict.fromkeys(arm["sampler"] for r in chosen for arm in r["arms"]))
     rows = [[name, *(text for r in chosen for text in _share(r.arm("speculation", name)))] for name in names]
-    return markdown(["sampler", *(text for r in chosen for text in (f"{r['path']}: share of a step", "ms of it"))], rows)
+    return markdown(["sampler", *(text for r in chosen for text in (f"{r['path']}{r.forward}: share of a step", "ms of it"))], rows)
 
 
 def _share(arm) -> tuple[str, str]:
@@ -118,13 +118,13 @@ def sweep_sentence(records) -> str | None:
 
 def goals(records) -> str | None:
     """Were the goals met? At batch 1 and temperature 1: the speedups of both paths, transformers' own way, the sampler's share."""
-    main = {r["path"]: r for r in records if r["kind"] == "compare" and r["batch"] == 1 and r["temperature"] == 1}
+    main = {r["path"]: r for r in sorted(records, key=lambda r: -r.rank) if r["kind"] == "compare" and r["batch"] == 1 and r["temperature"] == 1}
     said = []
     for path, record in sorted(main.items(), key=lambda item: item[0] != "graph"):
         plain, ours = record.arm("plain"), _ours(record)
         if plain and ours and records_of.speedups(ours, plain):
             times = statistics.median(records_of.speedups(ours, plain))
-            said.append(f"{path} path {times:.2f}x ({'met' if times >= TARGET else 'not met'})")
+            said.append(f"{path} path{record.forward} {times:.2f}x ({'met' if times >= TARGET else 'not met'})")
     return f"Goal of {TARGET}x over plain decoding at batch 1: {', '.join(said)}." if said else None
 
 

@@ -24,7 +24,17 @@ class LoopRecord(dict):
 
     @property
     def title(self) -> str:
-        return f"{self['path']} path, B={self['batch']}, T={self['temperature']:g}"
+        return f"{self['path']} path{self.forward}, B={self['batch']}, T={self['temperature']:g}"
+
+    @property
+    def forward(self) -> str:
+        """Whose forward the graph path takes, in words; "" on the eager path, where it is transformers'."""
+        return {"both": " (own forward)", "draft": " (own forward of the draft)", "none": " (transformers' forward)"}.get(self.get("fused"), "")
+
+    @property
+    def rank(self) -> int:
+        """The usual forward of a path first."""
+        return ("both", "draft", "none").index(self["fused"]) if self.get("fused") else 0
 
     def arm(self, method: str, sampler: str | None = None, draft_len: int | None = None) -> dict | None:
         """The first arm of that method, and of the sampler and K where they are given; None if there is none."""
@@ -40,7 +50,7 @@ def write(record: dict, out="results") -> Path:
     folder = Path(out) / results.slug(record["environment"]["gpu"] or "cpu") / "llm"
     folder.mkdir(parents=True, exist_ok=True)
     models = record["models"]
-    name = results.slug(f"{record['path']}-{record['kind']}-b{record['batch']}-t{record['temperature']:g}-{Path(models['target']).name}-"
+    name = results.slug(f"{record['path']}-{record.get('fused') or ''}-{record['kind']}-b{record['batch']}-t{record['temperature']:g}-{Path(models['target']).name}-"
                         f"{Path(models['draft']).name}")
     results.write_atomically(folder / f"{name}.json", results.to_text(record))
     return folder / f"{name}.json"

@@ -48,7 +48,8 @@ def run(target, draft, sampler, path, draft_len, tokens, temperature, repeats, b
     return 0
 
 
-def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager_tokens, graph_tokens, device, dtype, out, resume, stop_after) -> int:
+def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager_tokens, graph_tokens, fused, device, dtype, out, resume,
+          stop_after) -> int:
     """`spec-toolkit llm-bench`; returns the exit code: 0, or 1 where a cell or an arm failed or time was up. Raises as `run`."""
     from . import llm_bench
     from .llm_bench_cells import cells
@@ -59,7 +60,7 @@ def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager
     device, dtype = place(device, dtype)
     pair = llm_bench.load_pair(target, draft, device, dtype)
     chosen = cells(sampler or ("v9" if device.startswith("cuda") else "torch_vectorised"), draft_len, min(prompts, len(pair.prompts)), seeds,
-                   paths, kinds, {"eager": eager_tokens, "graph": graph_tokens})
+                   paths, kinds, {"eager": eager_tokens, "graph": graph_tokens}, fused=fused)
     return 0 if llm_bench.record_all(pair, chosen, out, resume, stop_after) else 1
 
 

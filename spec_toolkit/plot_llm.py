@@ -75,7 +75,7 @@ def short(arm) -> str:
 def compared(records):
     """The `compare` records, graph path first, then by batch and from the warmest on."""
     found = [r for r in records if r["kind"] == "compare"]
-    return sorted(found, key=lambda r: (r["path"] != "graph", r["batch"], -r["temperature"]))
+    return sorted(found, key=lambda r: (r["path"] != "graph", r.rank, r["batch"], -r["temperature"]))
 
 
 def methods(records) -> Chart | None:
@@ -84,16 +84,17 @@ def methods(records) -> Chart | None:
     if not records:
         return None
     paths = [path for path in ("graph", "eager") if any(r["path"] == path for r in records)]
-    places = sorted({(r["batch"], -r["temperature"]) for r in records})
-    at = {(r["path"], r["batch"], -r["temperature"]): r for r in records}
-    arms = [max(len(at[path, *place]["arms"]) for path in paths if (path, *place) in at) for place in places]
+    ranks = {path: sorted({r.rank for r in records if r["path"] == path}) for path in paths}
+    at = {(r["path"], ranks[r["path"]].index(r.rank), r["batch"], -r["temperature"]): r for r in records}
+    places = sorted({key[1:] for key in at})
+    arms = [max(len(at[(path, *place)]["arms"]) for path in paths if (path, *place) in at) for place in places]
     chart = Chart(figsize=(6.6 * len(paths), 1.0 + 0.55 * len(places) + 0.32 * sum(arms)), layout="constrained")
     FigureCanvasAgg(chart)
     grid = chart.add_gridspec(len(places), len(paths), height_ratios=[count + 0.7 for count in arms])
     for row, place in enumerate(places):
         for column, path in enumerate(paths):
             if (path, *place) in at:
-                _methods(chart.add_subplot(grid[row, column]), at[path, *place], last=row == len(places) - 1)
+                _methods(chart.add_subplot(grid[row, column]), at[(path, *place)], last=not any((path, *later) in at for later in places[row + 1:]))
     return _finish(chart, records, "Speedup: median over the same prompts and seeds, p10 to p90 in brackets.", 85 * len(paths))
 
 
@@ -143,18 +144,21 @@ def split(records) -> Chart | None:
                 panel.barh(row, parts[part], left=left, height=0.7, color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.5, label=part if row == 0 else None)
                 left += parts[part]
             panel.annotate(f"  {left:.3g} ms, sampler {parts['sampler'] / left:.1%}", (left, row), va="center", fontsize=8)
-        panel.set(yticks=range(len(shown)), yticklabels=[f"B={r['batch']}, {label(arm, r)}" for r, arm, _ in shown], xlabel="ms of a step")
+        usual = min(r.rank for r in group)
+        panel.set(yticks=range(len(shown)), xlabel="ms of a step",
+                  yticklabels=[f"B={r['batch']}{r.forward if r.rank > usual else ''}, {label(arm, r)}" for r, arm, _ in shown])
         panel.invert_yaxis()
-        panel.margins(x=0.42)
+        panel.margins(x=0.55)
         panel.set_xlim(left=0)
-        panel.set_title(f"{group[0]['path']} path", fontsize=9, loc="left")
+        panel.set_title(f"{group[0]['path']} path{group[0].forward}", fontsize=9, loc="left")
     chart.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return _finish(chart, records, "Mean over all steps of all runs, T=1.", 85 * len(groups))
 
 
 def acceptance(records) -> Chart | None:
     """Accepted drafts by position, beside what the rows predict (sum of min(target, draft)): a panel for each path."""
-    records = [r for r in compared(records) if r["batch"] == 1 and r.arm("speculation")]
+    records = compared(records)
+    records = [r for r in records if r["batch"] == 1 and r.arm("speculation") and r.rank == min(s.rank for s in records if s["path"] == r["path"])]
     if not any(r.get("predicted") for r in records):
         return None
     paths = [path for path in ("graph", "eager") if any(r["path"] == path for r in records)]
@@ -187,14 +191,14 @@ def _acceptance(panel, record, colour, mark, shift):
 
 def shares(records) -> Chart | None:
     """The sampler's share of a step, for each sampler, in both paths."""
-    records = sorted((r for r in records if r["kind"] == "samplers"), key=lambda r: r["path"] != "graph")
+    records = sorted((r for r in records if r["kind"] == "samplers"), key=lambda r: (r["path"] != "graph", r.rank))
     names = list(dict.fromkeys(arm["sampler"] for r in records for arm in r["arms"]))
     if not names:
         return None
     chart, (axes,) = panels(1, 7.4, 1.8 + 0.5 * len(names))
     height = 0.8 / len(records)
-    for i, (record, colour, hatch) in enumerate(zip(records, (BLUE, YELLOW), ("", ".."))):
-        axes.barh([0], [0], color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.5, label=f"{record['path']} path")
+    for i, (record, colour, hatch) in enumerate(zip(records, (BLUE, YELLOW, SKY), ("", "..", "\\\\"))):
+        axes.barh([0], [0], color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.5, label=f"{record['path']} path{record.forward}")
         for arm in record["arms"]:
             share, parts = records_of.spread(records_of.sampler_shares(arm)), records_of.step_ms(arm)
             y, stale = names.index(arm["sampler"]) + (i - (len(records) - 1) / 2) * height, arm["sampler"] in record.stale

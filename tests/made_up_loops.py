@@ -13,7 +13,7 @@ def record(cell, gpu="NVIDIA Paper", created="2026-11-25T00:00:00+00:00", rate=0
     """A record of a cell: steps of a made-up length, drafts accepted with a chance of `rate`."""
     target_ms = target_ms or {"eager": 60.0, "graph": 2.0}[cell.path]
     arms = [_arm(cell, arm, target_ms, rate, random.Random(i)) for i, arm in enumerate(cell.arms)]
-    made = {"format": FORMAT, "experiment": "llm", "created": created, "kind": cell.kind, "path": cell.path, "batch": cell.batch,
+    made = {"format": FORMAT, "experiment": "llm", "created": created, "kind": cell.kind, "path": cell.path, "fused": cell.fused, "batch": cell.batch,
             "temperature": cell.temperature, "tokens": cell.tokens, "spec": cell.spec, "models": models, "error": None, "arms": arms, "left_out": {},
             "environment": {"gpu": gpu, "driver": "580", "torch": "2.11.0", "transformers": "5.17.0", "platform": "Paper", "git": "0123456789abcdef"},
             "partings": [], "seconds": 1.0}

@@ -49,6 +49,8 @@ def test_the_cells_hold_what_is_asked():
     sweep = next(c for c in found if c.kind == "k_sweep")
     assert [arm.draft_len for arm in sweep.arms if arm.method == "speculation"] == list(range(1, 9))
     assert {c.path for c in cells("v9", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v9", kinds=["samplers"])} == {"samplers"}
+    assert {c.fused for c in found if c.path == "graph"} == {"both", "none"} and not any(c.fused for c in found if c.path == "eager")
+    assert {c.fused for c in cells("v9", paths=["graph"], fused="none")} == {"none"} and found[-1].fused == "none"
     assert len({json.dumps(c.spec) for c in found}) == len({str(c) for c in found}) == len(found)
 
 
@@ -62,7 +64,7 @@ def test_prompts_are_short_various_and_enough():
 def recorded(pair, tmp_path_factory):
     """A main cell on both paths, greedy and at temperature 1, through record_all."""
     out = tmp_path_factory.mktemp("loops")
-    chosen = [small(), small(path="graph", batch=2, arms=(PLAIN, OURS), prompts=4), small(temperature=0.0, seeds=1)]
+    chosen = [small(), small(path="graph", batch=2, arms=(PLAIN, OURS), prompts=4, fused="both"), small(temperature=0.0, seeds=1)]
     assert llm_bench.record_all(pair, chosen, out)
     return chosen, out
 

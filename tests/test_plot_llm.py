@@ -33,10 +33,10 @@ def test_every_figure_is_drawn_and_says_what_it_is_of(folder, tmp_path):
 
 def test_bars_show_medians_spread_and_speedup(folder):
     records = fresh(folder)
-    (main,) = [r for r in records if (r["kind"], r["path"], r["batch"], r["temperature"]) == ("compare", "graph", 1, 1.0)]
+    (main,) = [r for r in records if (r["kind"], r["fused"], r["batch"], r["temperature"]) == ("compare", "both", 1, 1.0)]
     s = llm_bench_records.spread(llm_bench_records.speedups(main.arm("speculation", "v9"), main.arm("plain")))
     said = texts(plot_llm.methods(records))
-    assert f"{s['median']:.2f}x ({s['p10']:.2f} to {s['p90']:.2f})" in said and "graph path, B=8, T=1" in said and "eager path, B=1, T=0" in said
+    assert f"{s['median']:.2f}x ({s['p10']:.2f} to {s['p90']:.2f})" in said and "graph path (own forward), B=8, T=1" in said and "graph path (transformers' forward), B=1, T=1" in said and "eager path, B=1, T=0" in said
     assert "tokens/s" in said and "transformers' assisted (eager)" in said
     assert "ms of a step" in texts(plot_llm.split(records)) and "T=0.7, predicted" in texts(plot_llm.acceptance(records))
 
@@ -59,14 +59,14 @@ def test_few_records_give_few_figures(folder):
 
 def test_sentences_are_made_from_the_records(folder):
     said = llm_bench_page.answer(fresh(folder))
-    assert said[0].startswith("Goal of 1.8x over plain decoding at batch 1: graph path 1.8") and "met" in said[0]
+    assert said[0].startswith("Goal of 1.8x over plain decoding at batch 1: graph path (own forward) 1.8") and "met" in said[0]
     slow = [llm_bench_records.LoopRecord(made_up_loops.record(cell, rate=0.2)) for cell in cells("v9")]
     assert "(not met)" in llm_bench_page.goals(slow) and " (met)" not in llm_bench_page.goals(slow)
     assert any("v9 0.7%" in sentence and "python_loop 50.8%" in sentence for sentence in said)
     assert any("the best K is" in sentence and "acceptance 0.6" in sentence for sentence in said)
-    (greedy,) = [sentence for sentence in said if "graph path, B=1, T=0:" in sentence]
+    (greedy,) = [sentence for sentence in said if "graph path (own forward), B=1, T=0:" in sentence]
     assert "23 of 24 greedy texts" in greedy and "differ by 0 at most (numbers of bfloat16 lie 0.125 apart there)" in greedy
-    assert "| graph path, B=1, T=0 | speculation, v9, K=4 | 0 | 5 | 0 | 0 | 0.125 |" in llm_bench_page.partings(fresh(folder))
+    assert "| graph path (own forward), B=1, T=0 | speculation, v9, K=4 | 0 | 5 | 0 | 0 | 0.125 |" in llm_bench_page.partings(fresh(folder))
 
 
 def test_the_page_and_the_report_show_them(folder, tmp_path):
