@@ -1,6 +1,8 @@
 """Functions of a step as CUDA graphs, so that the host launches a few graphs where it would launch a thousand kernels."""
 from __future__ import annotations
 
+import gc
+
 import torch
 
 WARM_UPS = 3  # libraries choose and allocate in their first calls; none of that may fall into a capture
@@ -29,8 +31,13 @@ def captured(parts: dict, device, eager=()) -> dict:
                     function()
         current.wait_stream(side)
         torch.cuda.synchronize()
-        for name, function in parts.items():
-            done[name] = function if name in eager else _capture(name, function, pool, side)
+        gc.collect()
+        gc.disable()  # what it frees during a capture may not be freed then
+        try:
+            for name, function in parts.items():
+                done[name] = function if name in eager else _capture(name, function, pool, side)
+        finally:
+            gc.enable()
         torch.cuda.synchronize()
     return done
 

@@ -5,8 +5,8 @@
     decoded = decoder.plain(prompts, ...)
 
 A step is four functions (graph_step.py), each captured once for a batch size, a draft length and a number of slots, then replayed
-from the host with one call. What cannot be captured (baselines and peers, which make random numbers or look at the rows on the
-host) is called between the graphs. Prompts are read without a graph. On a CPU the same functions run as they are.
+from the host with one call. What cannot be captured (a Python loop, a peer that looks at the rows) is called between the graphs;
+vectorised baselines are captured, with their random numbers made ahead (bound_baseline.py). Prompts are read without a graph. On a CPU the same functions run as they are.
 
 The host waits once a step, for out_tokens: it decides which requests have ended. Texts, lengths and caches go on without it.
 
@@ -113,7 +113,7 @@ class GraphDecoder(Decoder):
 
     def _step_of(self, drafter, draft_len, batch, vocab, heat):
         """(Step, {name: what runs it}) for this shape, from before or made now."""
-        bound_to = tuple(heat.tolist()) if hasattr(self.sampler, "inner") else None  # a softmax is made for the temperatures it finds
+        bound_to = None if self.sampler.kind == "kernel" else tuple(heat.tolist())  # a softmax is made for the temperatures it finds
         key = batch, draft_len, bound_to
         if key not in self._steps:
             while len(self._steps) >= KEPT:

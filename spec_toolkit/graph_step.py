@@ -28,7 +28,7 @@ class Step:
     drafts without rows, written into `drafts` by the host before `target`, or none.
 
     drawer: a kernel sampler of logits that draws the drafts, or None: by torch. temperature [batch] float32: of the first texts; a
-    sampler behind a softmax is bound to it.
+    sampler that is no kernel of logits is bound to it.
     """
 
     def __init__(self, target, draft, sampler, drawer, *, draft_len: int, vocab: int, dtype, temperature):
@@ -39,7 +39,7 @@ class Step:
         self.length, self.limit = whole(batch) + 1, whole(batch) + 1  # tokens of each text; where it may not grow further
         self.seeds, self.draft_seeds, self.temperature = whole(batch), whole(batch), temperature.clone()
         self.verifier = Verifier(sampler, seeds=self.seeds, temperature=self.temperature, draft_len=draft_len, vocab=vocab, dtype=dtype,
-                                 has_rows=draft is not None, positions=self.length)
+                                 has_rows=draft is not None, positions=self.length, slots=slots)
         self.drafts = self.verifier.problem.draft_tokens.view(batch, draft_len)
         self.out_tokens, self.num_accepted = whole(batch, draft_len + 1, dtype=torch.int32), whole(batch, dtype=torch.int32)
         self.status = whole(batch, dtype=torch.int32)
@@ -84,6 +84,8 @@ class Step:
         self.seeds.copy_(seeds)
         self.draft_seeds.copy_(seeds_of_drafts(seeds))
         self.temperature.copy_(temperature)
+        if hasattr(self.verifier.call, "prepare"):
+            self.verifier.call.prepare()
         count = max(map(len, texts)) - 1  # a shorter text reads zeros behind its end, where its own tokens go later
         positions = torch.arange(count, device=self.length.device).expand(len(texts), count)
         for model in filter(None, (self.reading, self.drafting)):
@@ -101,7 +103,7 @@ class Step:
             if k:
                 logits = self.drafting.read(self._readable(self.drafts[:, k - 1:k]), self.positions[k - 1][:, None], keep=1)
             self.rows[:, k].copy_(fit(logits[:, -1], self.vocab))  # rounded first: drawn from the very numbers that the sampler gets
-            self.drafts[:, k].copy_(draw_next().clamp(min=0))      # a row of NaN gives -1, which no model could read
+            torch.clamp(draw_next(), min=0, out=self.drafts[:, k])  # a row of NaN gives -1, which no model could read
 
     def _readable(self, tokens):
         """An id that the draft lacks is read as id 0: its drafts are worse for it, the text is not."""

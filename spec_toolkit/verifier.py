@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 
+from .bound_baseline import BoundBaseline, can_be_bound
 from .composed import Composed
 from .problem import ROW_DTYPES, from_torch
 from .sampler import load_sampler
@@ -22,19 +23,24 @@ class Verifier:
 
     A kernel reads seeds and positions where they lie and makes its random numbers itself: it is bound once, and a step is the
     copy of the rows into its buffers (`fill`) and its launches (`verify`), without a look from the host. Baselines make their
-    numbers when they are bound, and a peer looks at the rows then, so these are bound again at every step.
+    numbers when they are bound, and a peer looks at the rows then, so these are bound again at every step, unless `slots` is given.
     """
 
-    def __init__(self, sampler, *, seeds, temperature, draft_len: int, vocab: int, dtype, has_rows: bool, positions=None):
+    def __init__(self, sampler, *, seeds, temperature, draft_len: int, vocab: int, dtype, has_rows: bool, positions=None,
+                 slots: int | None = None):
         """seeds [batch] int64, temperature [batch] float32, both on the device of the rows, and read where they are; so is positions
-        [batch] int64, where given."""
+        [batch] int64, where given. slots: the most positions of a text, for a baseline to be bound too, where it can (`prepare` it)."""
         self.sampler, batch, device = sampler, len(seeds), seeds.device
         rows = lambda count: torch.zeros(batch, count, vocab, dtype=dtype, device=device)
         self.problem = from_torch(rows(draft_len + 1), torch.zeros(batch, draft_len, dtype=torch.int32, device=device),
                                   rows(draft_len) if has_rows and draft_len else None, kind="logits", seeds=seeds, temperature=temperature,
                                   positions=torch.zeros_like(seeds) if positions is None else positions)
         self.target = self.problem.target.view(batch, draft_len + 1, vocab)
-        self.call = sampler.bind(self.problem) if getattr(sampler, "inner", sampler).kind == "kernel" else None
+        self.call = None
+        if getattr(sampler, "inner", sampler).kind == "kernel":
+            self.call = sampler.bind(self.problem)
+        elif can_be_bound(sampler, batch, slots):
+            self.call = BoundBaseline(sampler, self.problem, slots)
 
     def fill(self, target, tokens, draft, positions) -> None:
         """target [batch, w+1, vocab], draft [batch, K, vocab] or None, tokens [batch, K], positions [batch]; copied.

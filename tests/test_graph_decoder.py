@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, drafts, law_test, naive, near, tiny
 
 from spec_toolkit import load_sampler
+from spec_toolkit.bound_baseline import BoundBaseline, can_be_bound
 from spec_toolkit.drafting import NgramDrafter
 from spec_toolkit.graph_capture import captured
 from spec_toolkit.graph_decoder import GraphDecoder
@@ -267,4 +268,16 @@ def test_without_a_gpu_the_functions_are_themselves():
     counted = []
     run = captured({"one": lambda: counted.append(1)}, "cpu")
     run["one"]()
-    assert counted == [1] and load_sampler("v9").input == "logits"
+    assert counted == [1]
+
+
+def test_baselines_bound_once_have_the_numbers_of_every_step(target):
+    """Numbers made ahead, against a loop that binds at every step; too many requests for that are decoded as well."""
+    draft, options = near(target), MIXED | {"seeds": [3, 4, 5]}
+    decoder = GraphDecoder(target, draft=draft, sampler="torch_vectorised", drawer="v9", draft_len=2)
+    ours = decoder.speculate(PROMPTS, **options)
+    ((step, _),) = decoder._steps.values()
+    assert isinstance(step.verifier.call, BoundBaseline)
+    usual = GraphDecoder(target, draft=draft, sampler="python_loop", drawer="v9", draft_len=2).speculate(PROMPTS, **options)
+    assert ours.tokens == usual.tokens and ours.emitted == usual.emitted
+    assert not can_be_bound(load_sampler("torch_vectorised"), 1 << 12, 64) and not can_be_bound(load_sampler("python_loop"), 1, 64)
