@@ -58,11 +58,11 @@ class Step:
             self.draws = [self._draw_by(drawer, k) for k in range(draft_len)]
 
     def _draw_by(self, drawer, k):
-        """A function -> [batch] integers: tokens drawn from rows[:, k], by a kernel that reads them where they are, or by torch."""
+        """A function -> [batch] int32: tokens drawn from rows[:, k], by a kernel that reads them where they are, or by torch."""
         rows, positions = self.rows[:, k], self.positions[k]
         if drawer is None:
             number = lambda: uniform52(*random_words(self.draft_seeds, positions, RECOVER, torch.zeros_like(positions))[:2])
-            return lambda: draw(rows, self.temperature, number())
+            return lambda: draw(rows, self.temperature, number()).int()
         call = drawer.bind(from_torch(rows, self.drafts[:0, 0], kind="logits", draft_start=[0] * (len(rows) + 1), positions=positions,
                                       seeds=self.draft_seeds, temperature=self.temperature))
         return lambda: call().out_tokens[:, 0]

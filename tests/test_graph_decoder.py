@@ -125,7 +125,7 @@ def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
     monkeypatch.setattr("spec_toolkit.graph_step.seeds_of_drafts", lambda seeds: seeds)  # drafting and recovery share their numbers
     assert not law_test(small, REPEATING, small_decoder(small).speculate).passed
     monkeypatch.undo()
-    monkeypatch.setattr("spec_toolkit.graph_step.draw", lambda logits, *_, **__: logits.argmax(1))  # not drawn from the rows handed on
+    monkeypatch.setattr("spec_toolkit.graph_step.draw", lambda logits, *_: logits.argmax(1))  # not drawn from the rows handed on
     assert not law_test(small, REPEATING, small_decoder(small).speculate, FEW).passed
     monkeypatch.undo()
 
