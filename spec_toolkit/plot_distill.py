@@ -31,8 +31,7 @@ def curve(said: dict) -> plot.Chart:
     seconds = [point["seconds"] for point in said["curve"]]
     for heat, colour, marker in zip(said["curve"][0]["acceptance"], (plot.RED, plot.GREEN), "D^"):
         values = [point["acceptance"][heat] for point in said["curve"]]
-        right.plot(seconds, values, color=colour, marker=marker, markersize=3, label=f"temperature {heat}")
-        right.annotate(f"{values[-1]:.3f}", (seconds[-1], values[-1]), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        right.plot(seconds, values, color=colour, marker=marker, markersize=3, label=f"temperature {heat}: {values[-1]:.3f} at last")
     right.set(xlabel="seconds, sampling included", ylabel="acceptance on held-out texts", ylim=(0, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)
