@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import time
+import traceback
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,7 +149,7 @@ class Running:
             self.method = make_method(pair, cell, arm, self.sampler)
             self._decode(range(cell.batch), 0, tokens=min(self.tokens, 2 * (k + 1) + 2))  # not counted
         except Exception as error:  # noqa: BLE001 (one arm that fails must not lose the others)
-            self.failure = f"{type(error).__name__}: {str(error)[:500]}"
+            self.failure = reason(error)
 
     def _decode(self, group, seed: int, tokens: int):
         return self.method([self.pair.prompts[i] for i in group], max_new_tokens=tokens, temperature=self.cell.temperature,
@@ -161,7 +162,7 @@ class Running:
             done = self._decode(group, seed, self.tokens)
             self._keep(done, group, seed, time.perf_counter() - start)
         except Exception as error:  # noqa: BLE001
-            self.failure = f"{type(error).__name__}: {str(error)[:500]}"
+            self.failure = reason(error)
 
     def _keep(self, done, group, seed, seconds):
         ours = isinstance(done.seconds, dict)
@@ -188,6 +189,13 @@ def source_hash(name):
     from .sampler import load_sampler
 
     return name and load_sampler(name).source_hash
+
+
+def reason(error: Exception) -> str:
+    """What went wrong and in which line, in a line."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in last)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}{where}"
 
 
 # ---- one cell ------------------------------------------------------------------------------------------------------------
@@ -234,7 +242,7 @@ def predicted(pair: Pair, cell: Cell) -> dict:
         for i in range(min(cell.prompts, len(pair.prompts))):
             method([pair.prompts[i]], max_new_tokens=cell.tokens, temperature=cell.temperature, seeds=[i], stop=pair.stop)
     except Exception as error:  # noqa: BLE001 (a look at the rows must not lose the times)
-        return {"predicted": None, "predicted_missing": f"{type(error).__name__}: {str(error)[:300]}"}
+        return {"predicted": None, "predicted_missing": reason(error)}
     return {"predicted": probe.predicted, "predicted_tested": probe.counts}
 
 
@@ -272,7 +280,7 @@ def _recorded(pair: Pair, cell: Cell, out) -> bool:
     try:
         made = run_cell(pair, cell)
     except Exception as error:  # noqa: BLE001 (one cell that fails must not lose the others)
-        made = head(pair, cell) | {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
+        made = head(pair, cell) | {"error": reason(error)}
     finally:
         gc.collect()
         if pair.target.device.type == "cuda":

@@ -88,7 +88,7 @@ def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) ->
     loop = Arm("speculation", "python_loop", draft_len, seeds=1 if path == "eager" else None)
     alone = prompts if path == "graph" else min(EAGER_PROMPTS, prompts)
     main = Cell(kind, path, 1, 1.0, tokens, alone, seeds, (plain, loop, ours, assisted, *([] if few else [adaptive])))
-    many = replace(main, batch=min(8, prompts), prompts=prompts, arms=(plain, replace(loop, seeds=None), ours))
+    many = [replace(main, batch=min(8, prompts), prompts=prompts, arms=(plain, replace(loop, seeds=None), ours))] if prompts > 1 else []
     greedy = replace(main, temperature=0.0, seeds=1, arms=(plain, ours, assisted))
     cooler = [replace(main, temperature=0.7, seeds=1, arms=(plain, ours))] if few else []
-    return [main, many, greedy, *cooler]
+    return [main, *many, greedy, *cooler]
