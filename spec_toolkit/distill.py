@@ -38,7 +38,8 @@ class Recipe:
     pools_kept: int = 4        # how often a text is read: sampling takes several times as long as reading it once
     held_out: int = 512        # texts to measure on
     learning_rate: float = 1e-2
-    kl_weight: float = 0.5
+    kl_weight: float = 0.5     # at first
+    kl_fall: float = 0.8       # so much of it is gone at the end: what counts then is total variation
     weight_decay: float = 0.02
     warmup: float = 0.02
     clip: float = 1.0
@@ -69,8 +70,8 @@ class Distillation:
     def __init__(self, target, tokenizer, out, recipe, name, started, say, start=None):
         self.target, self.tokenizer, self.out, self.recipe, self.name, self.say = target, tokenizer, Path(out), recipe, name, say
         self.started, self.deadline = started, started + recipe.seconds - min(8.0, 0.1 * recipe.seconds)  # the rest: the last measurement
-        self.student = Student(target, recipe.layers, recipe.learning_rate, recipe.kl_weight, recipe.weight_decay, recipe.warmup, recipe.clip,
-                               recipe.optimizer)
+        self.student = Student(target, recipe.layers, recipe.learning_rate, recipe.kl_weight, recipe.kl_fall, recipe.weight_decay, recipe.warmup,
+                               recipe.clip, recipe.optimizer)
         self.before = draft_weights.provenance_of(start) if start else None  # how the weights that are gone on from came to be
         if start:
             self.student.draft.load_state_dict(draft_weights.own_weights(draft_weights.load(target, start)), strict=False)
@@ -157,12 +158,14 @@ class Distillation:
         return said
 
     def provenance(self, finished: bool) -> dict:
-        config, on_gpu = self.target.config, self.device.type == "cuda"
+        config, recipe, on_gpu = self.target.config, self.recipe, self.device.type == "cuda"
+        loss = f"total variation + w KL(target || draft), w from {recipe.kl_weight:g} down to {recipe.kl_weight * (1 - recipe.kl_fall):g}"
         return {"what": "a draft for speculative decoding: the first layers of its target, distilled on the target's own texts; embedding and head are the target's",
                 "target": {"name": self.name, "layers": config.num_hidden_layers, "hidden_size": config.hidden_size, "vocab_size": config.vocab_size},
                 "trained_parameters": sum(weight.numel() for weight in self.student.weights), "texts": SOURCES, "finished": finished,
-                "recipe": asdict(self.recipe), "loss": f"total variation + {self.recipe.kl_weight:g} KL(target || draft), {self.student.laws.how}",
-                "temperatures": {f"{heat:g}": share for heat, share in zip(*HEATS)}, "seed": self.recipe.seed, "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
+                "recipe": asdict(self.recipe), "loss": f"{loss}; {self.student.laws.how}",
+                "temperatures": {f"{heat:g}": share for heat, share in zip(*HEATS)}, "seed": self.recipe.seed,
+                "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
                 "pools": self.sampled - 1, "seconds": round(time.monotonic() - self.started, 1), "sampling_seconds": round(self.sampling_seconds, 1),
                 "sampling": self.sampler.how,
                 "gpu_memory_gib": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1) if on_gpu else None,

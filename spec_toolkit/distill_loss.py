@@ -13,8 +13,11 @@ from torch.nn import functional as F
 CHUNK = 4096  # rows of logits at a time: 0.8 GB in float32 at 49,152 words
 
 
-def laws(target_logits, draft_logits, heat, kl_weight: float):
-    """Rows of logits and temperatures heat [n, 1] -> (total variation [n], KL [n], gradient of tv + kl_weight * KL by the draft's logits)."""
+def laws(target_logits, draft_logits, heat, kl_weight):
+    """-> (total variation [n], KL [n], gradient of total variation + kl_weight * KL by the draft's logits).
+
+    Rows of logits [n, vocab], temperatures heat [n, 1], kl_weight a number or a tensor [] (whose value may change without compiling anew).
+    """
     log_p, log_q = (F.log_softmax(logits.float() / heat, -1) for logits in (target_logits, draft_logits))
     p, q = log_p.exp(), log_q.exp()
     below = q < p
@@ -61,7 +64,7 @@ class _Distance(torch.autograd.Function):
 def distance(draft_hidden, target_hidden, head, heat, weight, kl_weight=0.5, function=laws):
     """-> (loss, (total variation, KL) [2]): weighted means over n positions; the loss differentiable by draft_hidden.
 
-    hidden [n, width] and head [vocab, width] of one dtype; heat, weight [n] float32, weight with a sum above 0.
+    kl_weight: a number or a tensor [] on the device. hidden [n, width] and head [vocab, width] of one dtype; heat, weight [n] float32, weight with a sum above 0.
     """
     return _Distance.apply(draft_hidden, target_hidden, head, heat, weight / weight.sum(), kl_weight, function)
 

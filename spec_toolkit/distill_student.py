@@ -12,21 +12,23 @@ from .distill_loss import Laws, distance, overlaps
 class Student:
     """The first `layers` layers of `target`, learning its laws. The target gets no gradients; embedding and head stay as they are."""
 
-    def __init__(self, target, layers: int, learning_rate: float, kl_weight=0.5, weight_decay=0.02, warmup=0.02, clip=1.0, optimizer="muon"):
+    def __init__(self, target, layers: int, learning_rate: float, kl_weight=0.5, kl_fall=0.8, weight_decay=0.02, warmup=0.02, clip=1.0,
+                 optimizer="muon"):
         target.requires_grad_(False)
         self.draft, self.head = draft_weights.cut(target, layers), target.lm_head.weight
         self.device, self.dtype = self.head.device, self.head.dtype
         for module in (self.draft.model.layers, self.draft.model.norm):
             torch.nn.Module.float(module).requires_grad_(True)
         self.weights = [weight for weight in self.draft.parameters() if weight.requires_grad]
-        self.learning_rate, self.kl_weight, self.warmup, self.clip = learning_rate, kl_weight, warmup, clip
+        self.learning_rate, self.kl_weight, self.kl_fall, self.warmup, self.clip = learning_rate, kl_weight, kl_fall, warmup, clip
         self.optimizers = _optimizers(self.weights, optimizer, weight_decay)
         self.laws = Laws(compile=self.device.type == "cuda")
 
     def step(self, pool, progress: float):
         """One step on the texts of a Pool, `progress` 0 to 1 through the schedule -> means (total variation, KL) [2], on the device."""
         heat, weight = _by_position(pool)
-        loss, means = distance(self.read(pool.tokens), pool.hidden.flatten(0, 1), self.head, heat, weight, self.kl_weight, self.laws)
+        kl_weight = torch.full((), self.kl_weight * (1 - self.kl_fall * progress), device=self.device)  # filled there: a copy would wait
+        loss, means = distance(self.read(pool.tokens), pool.hidden.flatten(0, 1), self.head, heat, weight, kl_weight, self.laws)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
         rate = self.learning_rate * schedule(progress, self.warmup)
