@@ -160,7 +160,8 @@ class Distillation:
     def provenance(self, finished: bool) -> dict:
         config, recipe, on_gpu = self.target.config, self.recipe, self.device.type == "cuda"
         loss = f"total variation + w KL(target || draft), w from {recipe.kl_weight:g} down to {recipe.kl_weight * (1 - recipe.kl_fall):g}"
-        return {"what": "a draft for speculative decoding: the first layers of its target, distilled on the target's own texts; embedding and head are the target's",
+        return {"what": "a draft for speculative decoding: the first layers of its target, distilled on the target's own texts; "
+                        "embedding and head are the target's",
                 "target": {"name": self.name, "layers": config.num_hidden_layers, "hidden_size": config.hidden_size, "vocab_size": config.vocab_size},
                 "trained_parameters": sum(weight.numel() for weight in self.student.weights), "texts": SOURCES, "finished": finished,
                 "recipe": asdict(self.recipe), "loss": f"{loss}; {self.student.laws.how}",

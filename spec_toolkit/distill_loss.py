@@ -64,7 +64,8 @@ class _Distance(torch.autograd.Function):
 def distance(draft_hidden, target_hidden, head, heat, weight, kl_weight=0.5, function=laws):
     """-> (loss, (total variation, KL) [2]): weighted means over n positions; the loss differentiable by draft_hidden.
 
-    kl_weight: a number or a tensor [] on the device. hidden [n, width] and head [vocab, width] of one dtype; heat, weight [n] float32, weight with a sum above 0.
+    kl_weight: a number or a tensor [] on the device.
+    hidden [n, width] and head [vocab, width] of one dtype; heat, weight [n] float32, weight with a sum above 0.
     """
     return _Distance.apply(draft_hidden, target_hidden, head, heat, weight / weight.sum(), kl_weight, function)
 

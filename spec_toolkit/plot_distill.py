@@ -12,8 +12,8 @@ def hardware(said: dict) -> str:
     """One line: what was trained, on what, for how long, on how many tokens."""
     where, recipe = said["environment"], said["recipe"]
     on = where["gpu"] or f"a CPU ({where['platform']})"
-    return (f"{said['layers']} of {said['target']['layers']} layers of {said['target']['name'] or 'the target'}, {said['trained_parameters'] / 1e6:.3g} M trained "
-            f"parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, {said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} "
+    return (f"{said['layers']} of {said['target']['layers']} layers of {said['target']['name'] or 'the target'}, "
+            f"{said['trained_parameters'] / 1e6:.3g} M trained parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, {said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} "
             f"tokens ({said['tokens'] / 1e6:.3g} M read, {said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
             f"{recipe['optimizer']}, seed {said['seed']}" + ("" if said["finished"] else "; cut off before its end"))
 
