@@ -1,10 +1,12 @@
 """A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43.
 
 The interface of static_model.py and the same numbers but for rounding. What is joined: the matrices of query, key and value, and of
-gate and up (copies, so the weights lie in memory twice); rotation of query and key in one; writing of key and value in one; each
+gate and up (copies, so these weights lie in memory twice, however many StaticLlamas there are); rotation of query and key in one; writing of key and value in one; each
 residual sum with the product before it. Heads that share keys are queries of one head, so that no key is repeated.
 """
 from __future__ import annotations
+
+import weakref
 
 import torch
 from torch.nn import functional
@@ -24,7 +26,7 @@ class StaticLlama(StaticModel):
         inner, self.eps = model.model, config.rms_norm_eps
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
         self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.layers = [_Layer(layer) for layer in inner.layers[:config.num_hidden_layers]]
+        self.layers = _joined(model)
         # keys, then values, of each token in its slot
         self.held = [torch.zeros(batch, slots, 2 * self.shared, self.width, dtype=model.dtype, device=self.device) for _ in self.layers]
         self.turns = _turns(inner, model.dtype, slots)
@@ -63,6 +65,17 @@ class StaticLlama(StaticModel):
     def clear(self) -> None:
         for held in self.held:
             held.zero_()
+
+
+_JOINED = weakref.WeakKeyDictionary()  # model -> (the state of its weights, their layers)
+
+
+def _joined(model):
+    """The layers of a model, made once; again if its weights have been moved or changed in place since (but for changes by .data)."""
+    state = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in model.parameters()]
+    if model not in _JOINED or _JOINED[model][0] != state:
+        _JOINED[model] = state, [_Layer(layer) for layer in model.model.layers[:model.config.num_hidden_layers]]
+    return _JOINED[model][1]
 
 
 class _Layer:

@@ -87,6 +87,16 @@ def test_a_fused_llama_of_another_shape():
     assert torch.allclose(static_read(ours, tokens[:, 39:], [39, 39], keep=1), expected[:, 39:], rtol=0, atol=1e-4)
 
 
+@torch.no_grad()
+def test_joined_weights_are_shared_and_follow_the_model():
+    model, tokens = copy.deepcopy(tiny()), torch.tensor([[5, 6, 7]])
+    first, second = StaticLlama(model, 1, SLOTS), StaticLlama(model, 2, SLOTS)
+    assert first.layers[0].gate_up.data_ptr() == second.layers[0].gate_up.data_ptr()
+    model.model.layers[0].mlp.up_proj.weight.mul_(2)
+    assert torch.allclose(static_read(StaticLlama(model, 1, SLOTS), tokens, [0]), model(tokens).logits, rtol=0, atol=1e-4)
+    assert not torch.allclose(static_read(first, tokens, [0]), model(tokens).logits, rtol=0, atol=1e-2)
+
+
 def test_a_fused_llama_is_one_without_biases():
     model = copy.deepcopy(tiny())
     model.config.attention_bias = True
