@@ -10,10 +10,10 @@ import torch
 
 from . import draft_weights, pretrained
 from .drafting import NgramDrafter
-from .llm_bench import make_decoder
+from .llm_bench_arms import make_decoder
+from .llm_bench_pair import NGRAM
 from .speedup import compare
 
-NGRAM = "ngram"
 # Two whose answers repeat the question, where n-grams help, and one whose answer does not, where they hardly can.
 PROMPTS = (
     ("Repeat this list, sorted by name, one line each: red apple 120 grams, green pear 180 grams, yellow banana 150 grams, "
@@ -51,14 +51,14 @@ def run(target, draft, sampler, path, draft_len, tokens, temperature, repeats, b
 def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager_tokens, graph_tokens, fused, device, dtype, out, resume,
           stop_after) -> int:
     """`spec-toolkit llm-bench`; returns the exit code: 0, or 1 where a cell or an arm failed or time was up. Raises as `run`."""
-    from . import llm_bench
+    from . import llm_bench, llm_bench_pair
     from .llm_bench_cells import cells
 
     if min(prompts, seeds, eager_tokens, graph_tokens, draft_len) < 1:
         raise ValueError(f"--prompts, --seeds, --eager-tokens, --graph-tokens, --draft-len: got {prompts}, {seeds}, {eager_tokens}, {graph_tokens}, "
                          f"{draft_len}, accepted: 1 or more")
     device, dtype = place(device, dtype)
-    pair = llm_bench.load_pair(target, draft, device, dtype)
+    pair = llm_bench_pair.load_pair(target, draft, device, dtype)
     chosen = cells(sampler or ("v9" if device.startswith("cuda") else "torch_vectorised"), draft_len, min(prompts, len(pair.prompts)), seeds,
                    paths, kinds, {"eager": eager_tokens, "graph": graph_tokens}, fused=fused)
     return 0 if llm_bench.record_all(pair, chosen, out, resume, stop_after) else 1

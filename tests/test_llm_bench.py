@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers")
 import made_up_loops
 
-from spec_toolkit import cli, llm_bench, llm_bench_records, loop_law, pretrained
+from spec_toolkit import cli, llm_bench, llm_bench_arms, llm_bench_pair, llm_bench_records, loop_law, pretrained
 from spec_toolkit.assisted import Assisted
 from spec_toolkit.llm import Decoder
 from spec_toolkit.llm_bench_cells import KINDS, Arm, Cell, cells
@@ -24,7 +24,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def pair():
-    return llm_bench.tiny_pair(4)
+    return llm_bench_pair.tiny_pair(4)
 
 
 PLAIN, OURS = Arm("plain", "torch_vectorised"), Arm("speculation", "torch_vectorised", 3)
@@ -106,7 +106,7 @@ def test_resume_runs_nothing_that_is_finished(recorded, pair, monkeypatch, capsy
     assert llm_bench.record_all(pair, chosen, out, resume=True)
     assert "0 of 3 cells to run" in capsys.readouterr().out and before == {path: path.read_bytes() for path in out.rglob("*.json")}
     monkeypatch.setattr(llm_bench, "run_cell", lambda _, cell: (_ for _ in ()).throw(RuntimeError("run")))
-    other = llm_bench.tiny_pair(3)
+    other = llm_bench_pair.tiny_pair(3)
     for others, changed in ((other, chosen), (pair, [small(tokens=7)])):  # other prompts, another cell
         assert not llm_bench.record_all(others, changed[:1], out / "new", resume=True)
     monkeypatch.setattr(llm_bench, "source_hash", lambda name: "another source")
@@ -134,7 +134,7 @@ def test_an_arm_that_fails_is_left_out_with_its_reason(pair, tmp_path, monkeypat
         name, kind, draw, source_hash, reports_status = "wrong", "baseline", "cdf", "0", False
 
         def bind(self, problem):
-            call = llm_bench.loop_sampler("torch_vectorised").bind(problem)
+            call = llm_bench_arms.loop_sampler("torch_vectorised").bind(problem)
 
             def bound():
                 call()[0].fill_(1)
@@ -145,8 +145,8 @@ def test_an_arm_that_fails_is_left_out_with_its_reason(pair, tmp_path, monkeypat
         def __call__(self, problem):
             return self.bind(problem)()
 
-    right = llm_bench.loop_sampler
-    monkeypatch.setattr(llm_bench, "loop_sampler", lambda name: Wrong() if name == "python_loop" else right(name))
+    right = llm_bench_arms.loop_sampler
+    monkeypatch.setattr(llm_bench_arms, "loop_sampler", lambda name: Wrong() if name == "python_loop" else right(name))
     made = llm_bench.run_cell(pair, small(seeds=1, prompts=1, arms=(PLAIN, OURS, Arm("speculation", "python_loop", 3), Arm("speculation", "none such", 3))))
     assert [arm["name"] for arm in made["arms"]] == ["plain", "speculation, torch_vectorised, K=3"]
     assert "the check has not passed" in made["left_out"]["speculation, python_loop, K=3"]
@@ -162,7 +162,7 @@ def test_time_is_up_between_cells(pair, tmp_path, capsys):
 
 
 def test_ngrams_draft_without_a_model(pair, tmp_path):
-    without = llm_bench.make_pair(pair.target, None, [[1, 2, 3, 1, 2], [4, 4, 4]], draft_name="ngram")
+    without = llm_bench_pair.make_pair(pair.target, None, [[1, 2, 3, 1, 2], [4, 4, 4]], draft_name="ngram")
     made = llm_bench.run_cell(without, small(seeds=1))
     assert [arm["method"] for arm in made["arms"]] == ["plain", "speculation"] and without.names["draft_hash"] is None
     assert "got n-grams, accepted: a draft model" in made["left_out"]["transformers' assisted, K=3"]
@@ -253,11 +253,11 @@ def test_a_changed_sampler_makes_its_arms_stale(tmp_path):
 
 
 def test_the_command(monkeypatch, tmp_path, capsys, pair):
-    monkeypatch.setattr(llm_bench, "load_pair", lambda *_: pair)
+    monkeypatch.setattr(llm_bench_pair, "load_pair", lambda *_: pair)
     words = ["llm-bench", "--device", "cpu", "--prompts", "2", "--seeds", "1", "--eager-tokens", "4", "--paths", "eager", "--kinds", "samplers",
              "--out", str(tmp_path / "r"), "--archive", str(tmp_path / "a.tar.gz"), "--stop-after", "0.000001"]
     assert cli.main(words) == 1 and "a.tar.gz: 0 files" in capsys.readouterr().out
     assert cli.main([*words[:3], "--seeds", "0"]) == 2 and "--seeds" in capsys.readouterr().err
-    monkeypatch.setattr(llm_bench, "load_pair", lambda *_: (_ for _ in ()).throw(pretrained.ModelError("no such model")))
+    monkeypatch.setattr(llm_bench_pair, "load_pair", lambda *_: (_ for _ in ()).throw(pretrained.ModelError("no such model")))
     assert cli.main(words) == 2 and "spec-toolkit llm-bench: no such model" in capsys.readouterr().err
     assert set(cli.build_parser().parse_args(["llm-bench"]).kinds) == set(KINDS)
