@@ -9,6 +9,7 @@ from . import plot_llm
 from .tables import NONE, markdown
 
 TARGET, SHARE = 1.8, 0.03  # the speedup and the sampler's share that this project set itself
+NEAR = 4  # steps of the dtype: two roundings of a row may turn two logits that are not further apart
 EMPTY = "No decoding loop is recorded yet: `make gpu-llm` on a GPU writes it.\n"
 
 
@@ -84,9 +85,10 @@ def greedy_sentence(record) -> str | None:
     found = [p for p in record["partings"] if p["arm"] == ours["name"]]
     text = f"{record.title}: {same} of {texts} greedy texts are those of plain decoding, token by token"
     if found:
-        worst = max(found, key=lambda p: p["gap"])
+        worst, wide = max(found, key=lambda p: p["gap"] / p["spacing"]), sum(p["gap"] > NEAR * p["spacing"] for p in found)
         text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most (numbers of {record['models']['dtype']} lie "
                  f"{worst['spacing']:.3g} apart there)")
+        text += f": {wide} of {len(found)} are no near ties, being more than {NEAR} such steps apart" if wide else ": near ties"
     return text + "."
 
 

@@ -65,7 +65,10 @@ def test_sentences_are_made_from_the_records(folder):
     assert any("v9 0.7%" in sentence and "python_loop 50.8%" in sentence for sentence in said)
     assert any("the best K is" in sentence and "acceptance 0.6" in sentence for sentence in said)
     (greedy,) = [sentence for sentence in said if "graph path (own forward), B=1, T=0:" in sentence]
-    assert "23 of 24 greedy texts" in greedy and "differ by 0 at most (numbers of bfloat16 lie 0.125 apart there)" in greedy
+    assert "23 of 24 greedy texts" in greedy and "differ by 0 at most (numbers of bfloat16 lie 0.125 apart there): near ties." in greedy
+    (record,) = [r for r in fresh(folder) if r["fused"] == "both" and r["temperature"] == 0]
+    record["partings"][0]["gap"] = 0.75
+    assert "differ by 0.75 at most" in llm_bench_page.greedy_sentence(record) and "1 of 1 are no near ties" in llm_bench_page.greedy_sentence(record)
     assert "| graph path (own forward), B=1, T=0 | speculation, v9, K=4 | 0 | 5 | 0 | 0 | 0.125 |" in llm_bench_page.partings(fresh(folder))
 
 
