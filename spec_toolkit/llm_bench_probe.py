@@ -17,7 +17,7 @@ from .sampler import load_sampler
 
 class Probe:
     """A sampler: the vectorised baseline, with a look at the rows. For a batch of one (a finished request would be counted on)."""
-    kind, draw, own_generator, capturable = "baseline", "cdf", False, False
+    kind, input, draw, own_generator, capturable = "probe", "logits", "cdf", False, False  # no baseline: a loop may bind these once
 
     def __init__(self, draft_len: int):
         self.behind, self.name = load_sampler("torch_vectorised"), "probe"
@@ -29,9 +29,6 @@ class Probe:
         if problem.num_draft:
             self._look(problem, int(outputs.num_accepted[0]))
         return outputs
-
-    def bind(self, problem):
-        return lambda: self(problem)
 
     def _look(self, problem, accepted):
         """problem: logits of one request; all drafts up to the first rejection were tested."""

@@ -79,7 +79,7 @@ def law_test(model, prompt, decode, runs: int = 20_000, first: int = 3, temperat
 
 class Accepting:
     """A sampler that accepts every draft and draws the bonus token: what the test must refuse."""
-    name, kind, draw = "accepting", "baseline", "cdf"
+    name, kind, input, draw = "accepting", "wrong", "logits", "cdf"
 
     def __call__(self, problem):
         right = load_sampler("torch_vectorised")(problem)

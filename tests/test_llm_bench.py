@@ -207,6 +207,13 @@ def test_the_probe_predicts_what_is_accepted(pair):
     assert law(target, 0.0).tolist() == [[0, 0, 1]] and Probe(2).predicted == [None, None]
 
 
+@pytest.mark.parametrize("path, fused", [("eager", None), ("graph", "both")])
+def test_every_path_is_looked_at(pair, path, fused):
+    found = llm_bench.predicted(pair, small(path=path, fused=fused))
+    assert found["predicted_tested"][0] >= 4 and all(0 < value < 1 for value in found["predicted"][:2])
+    assert llm_bench.predicted(pair, small(path="eager", temperature=0.7)) == llm_bench.predicted(pair, small(kind="samplers")) == {}
+
+
 def test_where_texts_part(pair):
     text = Decoder(pair.target).plain([pair.prompts[0]], max_new_tokens=6).tokens[0]
     other = [*text[:3], (text[3] + 1) % 97, 5]
