@@ -15,7 +15,8 @@ ELSEWHERE = {"quick_demo", "ladder", "precision"}  # run under papermill by othe
 SMALL = {"batch_scaling": {"check_batch": 2, "check_vocab": 65}, "vocab_scaling": {"check_vocabs": [1, 33]}, "profile": {"check_batch": 2, "check_vocab": 65},
          "logits": {"batches": [1], "vocabs": [257], "check_vocab": 65, "composites": ["softmax+v7"]},
          "acceptance": {"acceptances": [0.5, 0.9], "batch": 2, "vocab": 257, "count_batch": 20, "count_vocab": 100, "composites": ["softmax+v7"]},
-         "algorithm": {"draws": 20000}, "own_kernel": {"batch": 2, "draft_len": 2, "vocab": 1024}, "step": {}, "report": {}, "train_draft": {"steps": 40}}
+         "algorithm": {"draws": 20000}, "own_kernel": {"batch": 2, "draft_len": 2, "vocab": 1024}, "step": {}, "report": {},
+         "llm": {"tiny_tokens": 4, "law_runs": 1500}, "train_draft": {"steps": 40}}
 
 
 @pytest.fixture(scope="module")
