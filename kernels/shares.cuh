@@ -15,21 +15,29 @@ enum { TARGET_TOP, TARGET_SUM, DRAFT_TOP, DRAFT_SUM, TARGET_FIRST, DRAFT_FIRST, 
 // `load_piece` for the end of a row, rows at any alignment and shares that are not kept: a call, so that what is rare is in no one's way.
 __device__ __noinline__ uint4 rare_piece(const ROW* row, int first, int vocab) { return load_piece(row, first, vocab); }
 
-// A tile into shared memory by one warp; `place` is where a lane keeps its first piece, the others lie 32 further on each. On
-// Ampere and later nobody waits, and no register is held: these copies are one group, which wait_copies knows by its age.
+// 16 bytes into shared memory: on Ampere and later nobody waits for them, and no register holds them.
+__device__ __forceinline__ void copy_piece(uint4* place, const ROW* piece) {
+#ifdef SPEC_ASYNC
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((unsigned)__cvta_generic_to_shared(place)), "l"(piece) : "memory");
+#else
+    *place = *reinterpret_cast<const uint4*>(piece);
+#endif
+}
+
+// A tile into shared memory by one warp; `place` is where a lane keeps its first piece, the others lie 32 further on each. Its copies
+// are one group, which wait_copies knows by its age.
 __device__ __forceinline__ void copy_tile(uint4* place, const ROW* row, int tile, int vocab, int lane) {
     const int first = tile * TILE + lane * VEC;
-#ifdef SPEC_ASYNC
-    if (is_aligned(row) && first + (PIECES - 1) * STEP + VEC <= vocab) {
-        const unsigned there = (unsigned)__cvta_generic_to_shared(place);
+    const bool aligned = is_aligned(row);
+    if (aligned && first + (PIECES - 1) * STEP + VEC <= vocab) {
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(there + i * 512), "l"(row + first + i * STEP) : "memory");
-    } else
-#endif
-    {
+        for (int i = 0; i < PIECES; ++i) copy_piece(place + i * 32, row + first + i * STEP);
+    } else {
         #pragma unroll 1
-        for (int i = 0; i < PIECES; ++i) place[i * 32] = rare_piece(row, first + i * STEP, vocab);
+        for (int i = 0; i < PIECES; ++i) {
+            if (aligned && first + i * STEP + VEC <= vocab) copy_piece(place + i * 32, row + first + i * STEP);
+            else place[i * 32] = rare_piece(row, first + i * STEP, vocab);
+        }
     }
 #ifdef SPEC_ASYNC
     asm volatile("cp.async.commit_group;" ::: "memory");

@@ -40,6 +40,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) v4_tile_sums(
     const int accepted = shared_accepted;
     Row row = row_of_draw(request, rows, accepted);
 
+    int retried = 0;
     for (int attempt = 0; attempt < 2; ++attempt) {
         int bits = 0;
         for (int tile = warp; tile < tiles; tile += BLOCK / 32) {
@@ -57,13 +58,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) v4_tile_sums(
         __syncthreads();
         if (shared_token >= 0 || accepted == request.length || attempt) break;
         row = without_draft(row);  // no mass in the residual: once more with the target row
-        if (threadIdx.x == 0) shared_bits |= ZERO_RESIDUAL;
-        __syncthreads();
+        retried = ZERO_RESIDUAL;
     }
 
     write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, shared_token, max_draft, threadIdx.x, BLOCK);
     if (threadIdx.x == 0) {
         num_accepted[b] = accepted;
-        status[b] = shared_bits | (shared_token < 0 ? NO_MASS : 0);
+        status[b] = shared_bits | retried | (shared_token < 0 ? NO_MASS : 0);
     }
 }

@@ -251,7 +251,7 @@ for _ in range(3):
 assert held.item() == 3
 try:
     captured({"adding": lambda: held.add_(1), "looking": lambda: held.item()}, "cuda")
-except CaptureFailed as error:
+except RuntimeError as error:
     print(error)
 """
 
