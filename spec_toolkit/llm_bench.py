@@ -47,8 +47,9 @@ def head(pair: Pair, cell: Cell) -> dict:
     import transformers
 
     environment = results.environment(str(pair.target.device)) | {"transformers": transformers.__version__}
-    return {"format": FORMAT, "experiment": "llm", "created": datetime.now(UTC).isoformat(timespec="seconds"), "kind": cell.kind, "path": cell.path, "fused": cell.fused,
-            "batch": cell.batch, "temperature": cell.temperature, "tokens": cell.tokens, "spec": cell.spec, "models": pair.names, "error": None,
+    return {"format": FORMAT, "experiment": "llm", "created": datetime.now(UTC).isoformat(timespec="seconds"), "kind": cell.kind,
+            "path": cell.path, "fused": cell.fused, "batch": cell.batch, "temperature": cell.temperature, "tokens": cell.tokens,
+            "spec": cell.spec, "models": pair.names, "error": None,
             "environment": environment, "arms": [], "left_out": {}}
 
 
@@ -77,7 +78,8 @@ def partings(pair: Pair, made: dict) -> list[dict]:
         return []
     order = [i for start in plain["runs"]["prompt"] for i in range(start, start + made["batch"])]
     return [{"arm": arm["name"], "prompt": prompt} | found for arm in made["arms"] if arm is not plain
-            for prompt, left, right in zip(order, plain["texts"], arm["texts"]) if (found := parting(pair.target, pair.prompts[prompt], left, right))]
+            for prompt, left, right in zip(order, plain["texts"], arm["texts"])
+            if (found := parting(pair.target, pair.prompts[prompt], left, right))]
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------------------

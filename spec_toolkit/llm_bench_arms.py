@@ -46,11 +46,13 @@ def _longest(pair, cell) -> int:
 
 def check_sampler(pair: Pair, sampler, batch: int, draft_len: int):
     """The sampler as the loop calls it, on made-up rows of this vocabulary and dtype. RuntimeError if it fails: then it is not timed."""
-    problem = make_problem(batch=batch, draft_len=draft_len, vocab=pair.vocab, dtype=row_dtype(pair.target.dtype), logits=True, device=str(pair.target.device))
+    problem = make_problem(batch=batch, draft_len=draft_len, vocab=pair.vocab, dtype=row_dtype(pair.target.dtype), logits=True,
+                           device=str(pair.target.device))
     found = check(sampler, problem)
     if not found:
         raise RuntimeError(f"the check has not passed: {found}")
-    return {key: value for key, value in found.to_dict().items() if key in ("passed", "problem", "requests", "exact", "explained_count", "compared")}
+    kept = ("passed", "problem", "requests", "exact", "explained_count", "compared")
+    return {key: value for key, value in found.to_dict().items() if key in kept}
 
 
 COLUMNS = ("prompt", "seed", "new_tokens", "tokens_per_s", "steps", "emitted", "request_steps", *(f"{part}_s" for part in PARTS),
@@ -89,7 +91,8 @@ class Running:
 
     def _keep(self, done, group, seed, seconds):
         ours = isinstance(done.seconds, dict)
-        row = {"prompt": group[0], "seed": seed, "new_tokens": done.new_tokens, "tokens_per_s": done.tokens_per_second if done.new_tokens else None,
+        row = {"prompt": group[0], "seed": seed, "new_tokens": done.new_tokens,
+               "tokens_per_s": done.tokens_per_second if done.new_tokens else None,
                "steps": done.steps if ours else len(done.emitted), "emitted": sum(done.emitted), "request_steps": len(done.emitted),
                **{f"{part}_s": done.seconds[part] if ours else None for part in PARTS},
                "prefill_s": done.prefill_seconds if ours else done.whole_seconds - done.seconds, "call_s": seconds}

@@ -71,7 +71,8 @@ def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, path
     made = [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
             if kind in kinds and path in paths and place < len(found[kind, path])]
     made = [replace(cell, fused=fused) if cell.path == "graph" else cell for cell in made]
-    without = [replace(cell, fused="none", seeds=1, arms=cell.arms[:1] + cell.arms[2:3]) for cell in made[:1] if cell.kind == "compare" and cell.fused not in (None, "none")]
+    without = [replace(cell, fused="none", seeds=1, arms=(cell.arms[0], cell.arms[2])) for cell in made[:1]
+               if cell.kind == "compare" and cell.fused not in (None, "none")]
     return made + without
 
 

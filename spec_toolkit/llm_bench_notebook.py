@@ -22,12 +22,13 @@ def records_of(folder="", out="outputs", record=False, target="smollm2", draft="
     found = llm_bench_records.latest(llm_bench_records.load(out if now else folder or results_dir(), hashes))
     if found:
         first = found[0]
-        return found, (f"{len(found)} records, {'made now' if now else 'recorded'} on {first['environment']['gpu'] or 'a CPU'}: {first['models']['target']} with "
-                       f"{first['models']['draft']}, the last at {max(r['created'] for r in found)}")
+        return found, (f"{len(found)} records, {'made now' if now else 'recorded'} on {first['environment']['gpu'] or 'a CPU'}: "
+                       f"{first['models']['target']} with {first['models']['draft']}, the last at {max(r['created'] for r in found)}")
     with one_thread():
         record_all(tiny_pair(), tiny_cells(tiny_tokens), out)
     return (llm_bench_records.latest(llm_bench_records.load(out, hashes)),
-            "No decoding loop is recorded (`make gpu-llm` on a GPU does it): a tiny random model, decoded now on this CPU. Its times say nothing of a real one.")
+            ("No decoding loop is recorded (`make gpu-llm` on a GPU does it): a tiny random model, decoded now on this CPU. "
+             "Its times say nothing of a real one."))
 
 
 def tiny_cells(tokens: int = 12) -> list[Cell]:

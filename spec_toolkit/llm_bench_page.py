@@ -105,7 +105,7 @@ def share_sentence(records) -> str | None:
     record = next((r for r in records if r["kind"] == "samplers" and r["path"] == "graph"), None)
     if record is None or not record["arms"]:
         return None
-    said = [f"{arm['sampler']} {statistics.median(records_of.sampler_shares(arm)):.1%}" for arm in record["arms"] if records_of.sampler_shares(arm)]
+    said = [f"{arm['sampler']} {statistics.median(found):.1%}" for arm in record["arms"] if (found := records_of.sampler_shares(arm))]
     return f"Of a step of the graph path the sampler takes: {', '.join(said)}."
 
 
@@ -115,12 +115,14 @@ def sweep_sentence(records) -> str | None:
     if record is None or record.arm("plain") is None or record.arm("speculation") is None:
         return None
     model = records_of.cost_model(record)
-    return f"{record.title}: the best K is {records_of.best_draft_len(record)} as measured and {model['best']} by the model of costs, with acceptance {model['acceptance']:.3f}."
+    return (f"{record.title}: the best K is {records_of.best_draft_len(record)} as measured and {model['best']} by the model of costs, "
+            f"with acceptance {model['acceptance']:.3f}.")
 
 
 def goals(records) -> str | None:
     """Were the goals met? At batch 1 and temperature 1: the speedups of both paths, transformers' own way, the sampler's share."""
-    main = {r["path"]: r for r in sorted(records, key=lambda r: -r.rank) if r["kind"] == "compare" and r["batch"] == 1 and r["temperature"] == 1}
+    usual_last = sorted(records, key=lambda r: -r.rank)
+    main = {r["path"]: r for r in usual_last if (r["kind"], r["batch"], r["temperature"]) == ("compare", 1, 1)}
     said = []
     for path, record in sorted(main.items(), key=lambda item: item[0] != "graph"):
         plain, ours = record.arm("plain"), _ours(record)
@@ -147,7 +149,8 @@ def _stale(records) -> str | None:
 
 def gpus(folder, hashes=None) -> dict[Path, list]:
     """{folder of a GPU: the records of its last pair of models} below a folder of results."""
-    found = {gpu: records_of.latest(records_of.load(gpu, hashes)) for gpu in sorted(Path(folder).glob("*")) if (gpu / "llm").is_dir() and gpu.name != "cpu"}
+    there = [gpu for gpu in sorted(Path(folder).glob("*")) if (gpu / "llm").is_dir() and gpu.name != "cpu"]
+    found = {gpu: records_of.latest(records_of.load(gpu, hashes)) for gpu in there}
     return {gpu: records for gpu, records in found.items() if records}
 
 

@@ -40,7 +40,8 @@ def load_pair(target: str, draft: str, device="cpu", dtype=None, prompts=PROMPTS
     if draft != NGRAM:
         drafter, draft_tokenizer = pretrained.load(draft, dtype, device, target=(model, tokenizer))
         pretrained.require_shared_ids(tokenizer, draft_tokenizer)
-    pair = make_pair(model, drafter, [pretrained.encode(tokenizer, text) for text in prompts], pretrained.stop_ids(model, tokenizer), target, draft)
+    ids = [pretrained.encode(tokenizer, text) for text in prompts]
+    pair = make_pair(model, drafter, ids, pretrained.stop_ids(model, tokenizer), target, draft)
     pair.names["draft_provenance"] = _provenance(draft)
     return pair
 
@@ -56,7 +57,8 @@ def make_pair(target, draft, prompts, stop=(), target_name="target", draft_name=
     names = {"target": target_name, "draft": draft_name, "dtype": str(target.dtype).removeprefix("torch."),
              "target_parameters": _parameters(target), "draft_parameters": draft and _parameters(draft),
              "draft_own_parameters": draft and _parameters(draft, besides=target),
-             "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft), "vocab": target.get_output_embeddings().weight.shape[0],
+             "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft),
+             "vocab": target.get_output_embeddings().weight.shape[0],
              "prompts_hash": hashlib.sha256(repr(prompts).encode()).hexdigest()[:12]}
     return Pair(target, draft, prompts, set(stop), names)
 

@@ -50,8 +50,8 @@ def write(record: dict, out="results") -> Path:
     folder = Path(out) / results.slug(record["environment"]["gpu"] or "cpu") / "llm"
     folder.mkdir(parents=True, exist_ok=True)
     models = record["models"]
-    name = results.slug(f"{record['path']}-{record.get('fused') or ''}-{record['kind']}-b{record['batch']}-t{record['temperature']:g}-{Path(models['target']).name}-"
-                        f"{Path(models['draft']).name}")
+    name = results.slug(f"{record['path']}-{record.get('fused') or ''}-{record['kind']}-b{record['batch']}-t{record['temperature']:g}-"
+                        f"{Path(models['target']).name}-{Path(models['draft']).name}")
     results.write_atomically(folder / f"{name}.json", results.to_text(record))
     return folder / f"{name}.json"
 
@@ -102,7 +102,8 @@ def rates(arm: dict) -> list[float]:
 def speedups(arm: dict, base: dict) -> list[float]:
     """tokens/s over that of `base` for the same prompts and seed, run by run."""
     at = {(p, s): rate for p, s, rate in zip(base["runs"]["prompt"], base["runs"]["seed"], base["runs"]["tokens_per_s"]) if rate}
-    return [rate / at[p, s] for p, s, rate in zip(arm["runs"]["prompt"], arm["runs"]["seed"], arm["runs"]["tokens_per_s"]) if rate and (p, s) in at]
+    mine = zip(arm["runs"]["prompt"], arm["runs"]["seed"], arm["runs"]["tokens_per_s"])
+    return [rate / at[p, s] for p, s, rate in mine if rate and (p, s) in at]
 
 
 def spread(samples) -> dict | None:
@@ -165,7 +166,8 @@ def cost_model(record: LoopRecord) -> dict:
     rate = sum(sum(arm["accepted"]) for arm in arms) / sum(sum(arm["tested"]) for arm in arms)
     target = lambda k: alone["target"] + (split["target"] - alone["target"]) * k / k_max
     other = split["sampler"] + split["rest"]
-    model = {k: 1000 * expected_tokens(rate, k) / (target(k) + k * split["draft"] / k_max + other) for k in sorted({arm["draft_len"] for arm in arms})}
+    ks = sorted({arm["draft_len"] for arm in arms})
+    model = {k: 1000 * expected_tokens(rate, k) / (target(k) + k * split["draft"] / k_max + other) for k in ks}
     return {"acceptance": rate, "draft_ms": split["draft"] / k_max, "target_ms": (alone["target"], split["target"]), "other_ms": other,
             "tokens_per_s": model, "best": max(model, key=model.get)}
 

@@ -99,7 +99,8 @@ def law_tests(runs: int = 10_000) -> list[tuple[str, bool, ChiSquare]]:
     model = tiny_model(vocab=5, sharp=0.2, seed=3)
     draft = moved(model, 0.08)
     ngram, law = NgramDrafter(3, shortest=1), exact_law(model, PROMPT)
-    ways = {"plain decoding": (Decoder(model).plain, True), "speculation, drafts by a model": (Decoder(model, draft=draft, draft_len=3).speculate, True),
+    ways = {"plain decoding": (Decoder(model).plain, True),
+            "speculation, drafts by a model": (Decoder(model, draft=draft, draft_len=3).speculate, True),
             "speculation, drafts by n-grams": (Decoder(model, draft=ngram, draft_len=3).speculate, True),
             "speculation in the graph path's loop": (GraphDecoder(model, draft=draft, draft_len=3).speculate, True),
             "every draft accepted (wrong)": (Decoder(model, draft=draft, draft_len=3, sampler=Accepting()).speculate, False)}
@@ -109,7 +110,8 @@ def law_tests(runs: int = 10_000) -> list[tuple[str, bool, ChiSquare]]:
 
 def table(tests) -> str:
     """A Markdown table of `law_tests`."""
-    rows = [[name, f"{t.statistic:.1f}", str(t.cells), f"{t.p_value:.3g}", "passed" if t.passed else "refused", f"{t.detectable_tv:.3f}"] for name, _, t in tests]
+    rows = [[name, f"{t.statistic:.1f}", str(t.cells), f"{t.p_value:.3g}", "passed" if t.passed else "refused", f"{t.detectable_tv:.3f}"]
+            for name, _, t in tests]
     return markdown(["way to decode", "chi-square", "cells", "p", "test", "total variation that would be caught"], rows)
 
 
@@ -117,5 +119,6 @@ def sentence(tests) -> str:
     """Did those pass that must, and did the wrong one fail?"""
     right, wrong = [t for _, expected, t in tests if expected], [t for _, expected, t in tests if not expected]
     good, caught = sum(t.passed for t in right), sum(not t.passed for t in wrong)
-    return (f"The law of the first tokens is the target's in {good} of {len(right)} ways to decode (any bias of {max(t.detectable_tv for t in right):.3f} in total "
+    least = max(t.detectable_tv for t in right)
+    return (f"The law of the first tokens is the target's in {good} of {len(right)} ways to decode (any bias of {least:.3f} in total "
             f"variation would be caught), and the same test refuses {caught} of {len(wrong)} that accepts every draft.")

@@ -31,7 +31,8 @@ def methods(records) -> Chart | None:
     for row, place in enumerate(places):
         for column, path in enumerate(paths):
             if (path, *place) in at:
-                _methods(chart.add_subplot(grid[row, column]), at[(path, *place)], last=not any((path, *later) in at for later in places[row + 1:]))
+                last = not any((path, *later) in at for later in places[row + 1:])
+                _methods(chart.add_subplot(grid[row, column]), at[(path, *place)], last)
     return finish(chart, records, "Speedup: median over the same prompts and seeds, p10 to p90 in brackets.", 85 * len(paths))
 
 
@@ -53,7 +54,8 @@ def _methods(axes, record, last):
 
 def _bar(axes, row, spread, colour, hatch, stale=False, text=""):
     axes.barh(row, spread["median"], height=0.7, color=colour, edgecolor=BLACK, linewidth=0.5, hatch="////" if stale else hatch)
-    axes.errorbar(spread["median"], row, xerr=[[spread["median"] - spread["p10"]], [spread["p90"] - spread["median"]]], color=BLACK, capsize=2, linewidth=1)
+    error = [[spread["median"] - spread["p10"]], [spread["p90"] - spread["median"]]]
+    axes.errorbar(spread["median"], row, xerr=error, color=BLACK, capsize=2, linewidth=1)
     axes.annotate(f"  {number(spread['median'])}{text}", (spread["p90"], row), va="center", fontsize=8)
 
 
@@ -78,7 +80,8 @@ def split(records) -> Chart | None:
             left = 0.0
             for part in PARTS:
                 colour, hatch = PART_STYLE[part]
-                panel.barh(row, parts[part], left=left, height=0.7, color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.5, label=part if row == 0 else None)
+                panel.barh(row, parts[part], left=left, height=0.7, color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.5,
+                           label=part if row == 0 else None)
                 left += parts[part]
             panel.annotate(f"  {left:.3g} ms, sampler {parts['sampler'] / left:.1%}", (left, row), va="center", fontsize=8)
         usual = min(r.rank for r in group)
@@ -109,10 +112,12 @@ def shares(records) -> Chart | None:
             axes.errorbar(100 * share["median"], y, xerr=[[100 * (share["median"] - share["p10"])], [100 * (share["p90"] - share["median"])]],
                           color=BLACK, capsize=2, linewidth=1)
             axes.annotate(f"  {100 * share['median']:.1f}% ({parts['sampler']:.3g} of {sum(parts.values()):.3g} ms)" + (" (stale)" if stale else ""),
-                          (100 * share["p90"], y), va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
+                          (100 * share["p90"], y), va="center", fontsize=8,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
     axes.axvline(3, color=BLACK, linestyle=":", linewidth=1.3)
     axes.annotate(" 3%", (3, 1), xycoords=("data", "axes fraction"), fontsize=8, va="bottom")
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="sampler's share of the time of a step, % (median; p10 to p90 of the runs)", ylim=(len(names) - 0.5, -0.5))
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axes.set_xlabel("sampler's share of the time of a step, % (median; p10 to p90 of the runs)")
     axes.margins(x=0.5)
     axes.set_xlim(left=0)
     chart.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)

@@ -26,7 +26,8 @@ def caption(records, note: str = "") -> str:
     parts = [f"{models['target']}{size('target_parameters')} with {models['draft']}{size('draft_parameters')}, {models['dtype']}",
              environment["gpu"] or f"CPU ({environment['platform']})",
              f"{max(r['spec']['prompts'] for r in records)} prompts, {span(runs)} runs of an arm, reading the prompt not counted",
-             f"torch {environment['torch']}, transformers {environment['transformers']}" + (f", driver {environment['driver']}" if environment["driver"] else ""),
+             f"torch {environment['torch']}, transformers {environment['transformers']}"
+             + (f", driver {environment['driver']}" if environment["driver"] else ""),
              " to ".join(dict.fromkeys((days[0], days[-1]))) + (f", commit {environment['git'][:9]}" if environment.get("git") else "")]
     return " ".join(filter(None, (note, "; ".join(parts) + ".")))
 

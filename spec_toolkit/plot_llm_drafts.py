@@ -14,7 +14,8 @@ from .plot_llm_base import compared, finish, panels
 def acceptance(records) -> Chart | None:
     """Accepted drafts by position, beside what the rows predict (sum of min(target, draft)): a panel for each path."""
     records = compared(records)
-    records = [r for r in records if r["batch"] == 1 and r.arm("speculation") and r.rank == min(s.rank for s in records if s["path"] == r["path"])]
+    usual = {path: min(r.rank for r in records if r["path"] == path) for path in {r["path"] for r in records}}
+    records = [r for r in records if r["batch"] == 1 and r.arm("speculation") and r.rank == usual[r["path"]]]
     if not any(r.get("predicted") for r in records):
         return None
     paths = [path for path in ("graph", "eager") if any(r["path"] == path for r in records)]
@@ -36,7 +37,8 @@ def _acceptance(panel, record, colour, mark, shift):
     arm = max((arm for arm in record["arms"] if arm["method"] == "speculation"), key=lambda arm: sum(arm["tested"]), default=None)
     if arm is None:
         return
-    found = [(i + 1 + shift, rate, 1.96 * (rate * (1 - rate) / tested) ** 0.5) for i, (rate, tested) in enumerate(zip(records_of.acceptance(arm), arm["tested"])) if tested]
+    counted = enumerate(zip(records_of.acceptance(arm), arm["tested"]))
+    found = [(i + 1 + shift, rate, 1.96 * (rate * (1 - rate) / tested) ** 0.5) for i, (rate, tested) in counted if tested]
     at, rate, error = zip(*found) if found else ((), (), ())
     panel.errorbar(at, rate, yerr=error, fmt=mark, color=colour, capsize=3, markersize=6, label=f"T={record['temperature']:g}, counted")
     said = [(i + 1 + shift, value) for i, value in enumerate(record.get("predicted") or ()) if value is not None]
@@ -57,7 +59,8 @@ def k_sweep(record) -> Chart | None:
     stale = " (stale)" if record.stale else ""
     speed.errorbar(ks, middle, yerr=[middle - [s["p10"] for s in found], np.array([s["p90"] for s in found]) - middle], color=BLUE, marker="o",
                    markerfacecolor="white" if stale else BLUE, capsize=3, label=f"measured, {arms[0]['sampler']}{stale}")
-    speed.plot(list(model["tokens_per_s"]), list(model["tokens_per_s"].values()), color=RED, linestyle="--", marker="s", markerfacecolor="white", label="model of costs")
+    dashed = {"color": RED, "linestyle": "--", "marker": "s", "markerfacecolor": "white"}
+    speed.plot(list(model["tokens_per_s"]), list(model["tokens_per_s"].values()), **dashed, label="model of costs")
     plain = statistics.median(records_of.rates(record.arm("plain")))
     speed.axhline(plain, color=GREY, linestyle=":", linewidth=1.5, label=f"no speculation, {plain:,.0f}")
     top = dict(zip(ks, middle))[best]
@@ -68,10 +71,10 @@ def k_sweep(record) -> Chart | None:
     speed.set_ylim(bottom=0)
     speed.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     steps.plot(ks, [records_of.tokens_per_step(arm) for arm in arms], color=BLUE, marker="o", label="measured")
-    steps.plot(ks, [records_of.expected_tokens(model["acceptance"], k) for k in ks], color=RED, linestyle="--", marker="s", markerfacecolor="white",
-               label=f"(1 - a^(K+1)) / (1 - a), a = {model['acceptance']:.3f}")
+    expected = [records_of.expected_tokens(model["acceptance"], k) for k in ks]
+    steps.plot(ks, expected, **dashed, label=f"(1 - a^(K+1)) / (1 - a), a = {model['acceptance']:.3f}")
     steps.plot(ks, [k + 1 for k in ks], color=GREY, linestyle=":", label="all accepted")
-    steps.set(xlabel="K, drafts of a step", ylabel="tokens of a step", xticks=ks, ylim=(0, 1.35 * max(records_of.expected_tokens(model["acceptance"], k) for k in ks)))
+    steps.set(xlabel="K, drafts of a step", ylabel="tokens of a step", xticks=ks, ylim=(0, 1.35 * max(expected)))
     steps.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes in (speed, steps):
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)

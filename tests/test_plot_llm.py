@@ -36,7 +36,8 @@ def test_bars_show_medians_spread_and_speedup(folder):
     (main,) = [r for r in records if (r["kind"], r["fused"], r["batch"], r["temperature"]) == ("compare", "both", 1, 1.0)]
     s = llm_bench_records.spread(llm_bench_records.speedups(main.arm("speculation", "v9"), main.arm("plain")))
     said = texts(plot_llm.methods(records))
-    assert f"{s['median']:.2f}x ({s['p10']:.2f} to {s['p90']:.2f})" in said and "graph path (own forward), B=8, T=1" in said and "graph path (transformers' forward), B=1, T=1" in said and "eager path, B=1, T=0" in said
+    assert f"{s['median']:.2f}x ({s['p10']:.2f} to {s['p90']:.2f})" in said
+    assert all(title in said for title in ("graph path (own forward), B=8, T=1", "graph path (transformers' forward), B=1, T=1", "eager path, B=1, T=0"))
     assert "tokens/s" in said and "transformers' assisted (eager)" in said
     assert "ms of a step" in texts(plot_llm.split(records)) and "T=0.7, predicted" in texts(plot_llm.acceptance(records))
 
