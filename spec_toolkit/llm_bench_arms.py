@@ -92,7 +92,7 @@ class Running:
     def _keep(self, done, group, seed, seconds):
         ours = isinstance(done.seconds, dict)
         row = {"prompt": group[0], "seed": seed, "new_tokens": done.new_tokens,
-               "tokens_per_s": done.tokens_per_second if done.new_tokens else None,
+               "tokens_per_s": self._rate(done) if ours else done.tokens_per_second,
                "steps": done.steps if ours else len(done.emitted), "emitted": sum(done.emitted), "request_steps": len(done.emitted),
                **{f"{part}_s": done.seconds[part] if ours else None for part in PARTS},
                "prefill_s": done.prefill_seconds if ours else done.whole_seconds - done.seconds, "call_s": seconds}
@@ -103,6 +103,12 @@ class Running:
             self.accepted = [a + b for a, b in zip(self.accepted, done.accepted)]
         if self.cell.temperature == 0:
             self.texts += done.tokens
+
+    def _rate(self, done) -> float | None:
+        """tokens/s. Where every text ran up to the limit, the tokens of its last step beyond it count too: they were decoded, and
+        in a short run to drop them would cost speculation a tenth. (transformers drafts less before the limit.)"""
+        whole = all(len(text) == self.tokens and text[-1] not in self.pair.stop for text in done.tokens)
+        return (sum(done.emitted) if whole else done.new_tokens) / sum(done.seconds.values()) if done.new_tokens else None
 
     def record(self) -> dict:
         return asdict(self.arm) | {"name": str(self.arm), "tokens": self.tokens, "seeds": self.seeds, "check": self.check,

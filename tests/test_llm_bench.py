@@ -83,12 +83,20 @@ def test_a_record_holds_every_run(recorded, pair):
     assert len(ours["tested"]) == 3 and ours["tested"][0] >= ours["tested"][1] and sum(ours["tested"]) > 0
     for place in range(4):
         parts = sum(ours["runs"][f"{part}_s"][place] for part in llm_bench_records.PARTS)
-        assert ours["runs"]["tokens_per_s"][place] == pytest.approx(6 / parts, rel=1e-3)
+        assert ours["runs"]["tokens_per_s"][place] == pytest.approx(ours["runs"]["emitted"][place] / parts, rel=1e-3)
     assert record["models"] == pair.names and pair.names["draft_hash"] != pair.names["target_hash"]
     assert {"torch", "transformers", "git", "gpu"} <= set(record["environment"]) and record["seconds"] > 0
     assert len(record["predicted"]) == 3 and all(0 < value <= 1 for value in record["predicted"] if value is not None)
     both = next(r for r in records if r["path"] == "graph")
     assert both.arm("plain")["runs"]["prompt"] == [0, 2] * 2 and "predicted" not in both
+
+
+def test_tokens_beyond_the_limit_count_unless_a_text_has_ended(pair):
+    from spec_toolkit.decoding import Decoded
+
+    arm = llm_bench_arms.Running(llm_bench_pair.make_pair(pair.target, pair.draft, pair.prompts, {9}), small(), OURS)
+    rate = lambda *texts: arm._rate(Decoded(list(texts), emitted=[4, 4], seconds={"draft": 0.5, "target": 1.5}))
+    assert (arm.tokens, rate([1] * 6), rate([1] * 5 + [9]), rate([1] * 6, [1, 9]), rate([])) == (6, 4.0, 3.0, 4.0, None)
 
 
 def test_greedy_texts_are_kept_and_equal(recorded):
