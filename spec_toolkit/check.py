@@ -6,7 +6,8 @@ inside its own rounding interval; then it is *explained* and reported, else it i
 
 The intervals. Accept test: |u*q - p| <= 2^-22 p (float32 arithmetic instead of exact). cdf draw: u * total within
 ulps * 2^-24 * total of the drawn token's own piece of the cumulative sum. race draw: the drawn token's score within
-a relative ulps * 2^-24 of the best. An id of weight zero is never explained. Logits: the reference takes the softmax in
+a relative ulps * 2^-24 of the best. Proposals: one that can give the drawn token, in the sense of the cdf draw, behind proposals
+each of which can have been rejected. An id of weight zero is never explained. Logits: the reference takes the softmax in
 float64, so each probability x may besides be off by 2^-22 (|log x| + log vocab + 8) x, the error of a float32 softmax.
 
 `law_check` (law.py) needs no reference tokens: it compares how often each output occurs with the exact distribution.
@@ -24,7 +25,7 @@ import torch
 from . import philox
 from .law import LawResult, law_check  # noqa: F401  (found here as well: both are checks)
 from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL
-from .reference import accepts, draft_row, reference, residual, row_weights, target_row, usable
+from .reference import PROPOSALS, accepts, cdf_draw, draft_row, proposal_uniforms, propose, reference, residual, row_weights, target_row, usable
 from .reference import draft_tokens as drafted_ids
 from .structure import own_law, poisoned_memory, structure
 
@@ -291,7 +292,9 @@ def _explain_draw(sampler, problem, b, accepted, got):
         weights = error = usable(target_row(problem, b, accepted))
     if not 0 <= got < len(weights):
         return Mismatch(b, accepted, "token", f"an id in [0, {len(weights)})", got), False, bits
-    measure = _cdf_interval if sampler.draw == "cdf" else _race_interval
+    measure = {"cdf": _cdf_interval, "race": _race_interval, "propose": _propose_interval}[sampler.draw]
+    if sampler.draw == "propose" and zero_residual:
+        measure = _cdf_interval
     want, u, interval, fine = measure(sampler, problem, b, accepted, got, weights, error)
     if want == got:
         return None, True, bits
@@ -310,6 +313,28 @@ def _cdf_interval(sampler, problem, b, accepted, got, weights, error):
     low = ((cumulative[got - 1] if got else 0.0) - slack) / total
     high = (cumulative[got] + slack) / total
     return want, u, (float(low), float(high)), low <= u <= high
+
+
+def _propose_interval(sampler, problem, b, accepted, got, weights, error):
+    """(expected id, u and its interval of the first proposal that can give `got`, is there one); the cdf draw's if none can."""
+    seed, position = int(problem.seeds[b]), int(problem.positions[b])
+    target = usable(target_row(problem, b, accepted))
+    cumulative, target_error = np.cumsum(target), _softmax_error(target, problem) if problem.kind == "logits" else np.zeros_like(target)
+    total, slack = cumulative[-1], sampler.ulps * ULP * cumulative[-1] + target_error.sum()
+    want = propose(target, weights, seed, position)
+    for k in range(PROPOSALS):
+        draw, keep = proposal_uniforms(seed, position, k)
+        edges = lambda token: ((cumulative[token - 1] if token else 0.0) / total, cumulative[token] / total)
+        room = lambda token: keep * target_error[token] + error[token] + ULP * target[token]
+        low, high = edges(got)[0] - slack / total, edges(got)[1] + slack / total
+        if low <= draw <= high and keep * target[got] < weights[got] + room(got):
+            return want, draw, (float(low), float(high)), True
+        token = cdf_draw(target, draw)
+        inside = edges(token)[0] + slack / total < draw < edges(token)[1] - slack / total
+        if inside and keep * target[token] < weights[token] - room(token):  # this proposal is kept, whatever the rounding
+            return want, draw, None, False
+    cdf, u, interval, fine = _cdf_interval(sampler, problem, b, accepted, got, weights, error)
+    return cdf if want < 0 else want, u, interval, fine
 
 
 def _race_interval(sampler, problem, b, accepted, got, weights, error):

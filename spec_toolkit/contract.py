@@ -4,7 +4,7 @@
     block   = "BLOCK"
     shared  = "16 * K"                     bytes of dynamic shared memory (default 0)
     cluster = "parts"                      blocks (along x) of a thread block cluster (default 1; at most max_cluster)
-    draw    = "cdf" | "race"               how the last token is drawn
+    draw    = "cdf" | "race" | "propose"   how the last token is drawn (reference.py)
     input   = "probs" | "logits"           the kind of problem it takes (default probs)
     ulps    = 8                            rounding that `check` allows in a draw, in units of 2^-24 (see check.py)
     bytes   = "(batch + rejected) * vocab * itemsize"    predicted bytes of the rows read
@@ -25,7 +25,7 @@ import tomllib
 from dataclasses import dataclass
 from operator import add, floordiv, mod, mul, sub
 
-DRAWS, INPUTS = ("cdf", "race"), ("probs", "logits")
+DRAWS, INPUTS = ("cdf", "race", "propose"), ("probs", "logits")
 KEYS = {"grid": (str, int, list), "block": (str, int, list), "shared": (str, int), "cluster": (str, int), "draw": str, "input": str, "ulps": (int, float),
         "bytes": (str, int), "tune": dict, "values": dict, "scratch": dict, "launch": list}
 LAUNCH_KEYS = {"kernel": str, **{key: KEYS[key] for key in ("grid", "block", "shared", "cluster")}}

@@ -32,7 +32,8 @@ import torch
 from . import philox
 from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Outputs, probability_rows
 
-DRAWS = ("cdf", "race")
+DRAWS = ("cdf", "race", "propose")
+PROPOSALS = 32  # of the draw "propose", before it falls back on "cdf"
 SMALLEST_NORMAL = 2.0**-126
 
 
@@ -45,7 +46,7 @@ class Decision(NamedTuple):
 
 
 def reference(problem, draw="cdf") -> Outputs:
-    """Outputs (CPU tensors) of the rule on a Problem on any device; draw "cdf" or "race", else ValueError.
+    """Outputs (CPU tensors) of the rule on a Problem on any device; draw: one of DRAWS, else ValueError.
 
     Fetches the tested rows one by one, so its memory does not grow with the batch.
     """
@@ -58,7 +59,7 @@ def reference(problem, draw="cdf") -> Outputs:
         decisions = decide(problem, b)
         a = sum(decision.accepted for decision in decisions)
         weights, zero_residual, nonfinite = row_weights(problem, b, a)
-        token = draw_token(problem, b, a, weights, draw)
+        token = draw_token(problem, b, a, weights, draw, zero_residual)
         out_tokens[b, :a], out_tokens[b, a] = drafted[:a], token
         num_accepted[b] = a
         nonfinite |= any(not np.isfinite([d.target, d.draft]).all() for d in decisions)
@@ -92,11 +93,18 @@ def row_weights(problem, b, a):
     return usable(target), True, bool(nonfinite)
 
 
-def draw_token(problem, b, a, weights, draw) -> int:
-    """The token that request b draws from `weights` after a accepted drafts, with its own random numbers; -1 if no mass."""
+def draw_token(problem, b, a, weights, draw, zero_residual=False) -> int:
+    """The token that request b draws from `weights` after a accepted drafts, with its own random numbers; -1 if no mass.
+
+    zero_residual: the weights are those of the target row, because the residual, which proposals are held against, has none.
+    """
     if not weights.any():
         return -1
     seed, position = int(problem.seeds[b]), int(problem.positions[b])
+    if draw == "propose" and not zero_residual:
+        token = propose(usable(target_row(problem, b, a)), weights, seed, position)
+        if token >= 0:
+            return token
     if draw == "race":
         ids = np.flatnonzero(weights)  # the others cannot win
         return int(ids[race_draw(weights[ids], philox.race_noise(seed, position, ids))])
@@ -125,6 +133,26 @@ def cdf_draw(weights, u) -> int:
     cumulative = np.cumsum(weights)
     token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
     return token if token < len(weights) else int(np.flatnonzero(weights)[-1])
+
+
+def propose(target, weights, seed, position) -> int:
+    """The first of PROPOSALS ids drawn from `target` that is kept, with probability weights / target; -1 if none is.
+
+    Its law given that one is kept is that of the weights, for any weights <= target (von Neumann, 1951); if none is, a draw from
+    the weights has the same law: so the law of both together is exactly that of the weights.
+    """
+    for k in range(PROPOSALS):
+        draw, keep = proposal_uniforms(seed, position, k)
+        token = cdf_draw(target, draw)
+        if keep * target[token] < weights[token]:
+            return token
+    return -1
+
+
+def proposal_uniforms(seed, position, k) -> tuple[float, float]:
+    """The two 52-bit uniforms of proposal k: which id, and is it kept."""
+    words = philox.random_words(seed, position, philox.PROPOSE, k)
+    return philox.uniform52(*words[:2]), philox.uniform52(*words[2:])
 
 
 def race_draw(weights, noise) -> int:

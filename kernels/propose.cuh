@@ -1,0 +1,78 @@
+// A draw that weighs no row: the target proposes, the draft thins. An id proposed from the target row and kept with probability
+// max(0, 1 - q / p) has the law of the residual max(p - q, 0): what the accept test took from the row is taken from the proposals
+// in the same way (von Neumann's rejection, 1951). With q = 0, the bonus row, the first proposal is kept.
+#pragma once
+#include "statistics.cuh"
+
+enum { STREAM_PROPOSE = 5 };    // behind the streams of common.cuh: two numbers for each proposal, of 52 bits
+constexpr int PROPOSALS = 32;   // after so many the residual is weighed, id by id: the law stays exactly the same
+
+// By one warp: proposal k of the request; its id, or -1 if it is not kept. sums: of the target's tiles, in shared memory.
+__device__ __forceinline__ int propose(const Request& request, const Row& row, const float* sums, int tiles, int k, int vocab, int lane) {
+    const uint4 words = random_words(request.seed, request.position, STREAM_PROPOSE, k);
+    const double keep = uniform52(words.z, words.w);
+    const Cut cut = cut_sums(sums, tiles, lane);
+    const double limit = uniform52(words.x, words.y) * __shfl_sync(ALL, cut.upto, 31);
+    const int owner = owner_of(cut, limit);
+    if (owner < 0) return -1;
+    const Place place = find_tile(sums, cut, owner, 0, limit);
+    Pieces target, draft = {};
+    load_tile(row.target, place.tile, vocab, lane, target.piece);
+    if (row.draft) load_tile(row.draft, place.tile, vocab, lane, draft.piece);  // both on their way at once
+    const Row alone = without_draft(row);
+    const int first = place.tile * TILE + lane * VEC;
+    float sum[PIECES];
+    bool finite = true;
+    #pragma unroll
+    for (int i = 0; i < PIECES; ++i) sum[i] = sum_piece(target.piece[i], target.piece[i], alone, first + i * STEP, finite);
+    const Spot spot = find_piece(sum, place.rest, lane);
+    uint4 p = target.piece[0], q = draft.piece[0];
+    #pragma unroll
+    for (int i = 1; i < PIECES; ++i) p = i == spot.piece ? target.piece[i] : p, q = i == spot.piece ? draft.piece[i] : q;
+    const int begin = first + spot.piece * STEP, id = find_in_piece(p, p, alone, begin, spot.rest);
+    float chance[VEC], left[VEC], weight = 0.0f, rest = 0.0f;
+    weigh(p, p, alone, begin, chance, finite);
+    weigh(p, q, row, begin, left, finite);
+    #pragma unroll
+    for (int j = 0; j < VEC; ++j)
+        if (begin + j == id) weight = chance[j], rest = left[j];
+    return __shfl_sync(ALL, keep * weight < rest ? id : -1, spot.lane);
+}
+
+// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. kept: shared memory, a word a warp.
+__device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, int* kept, int vocab) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    int token = -1;
+    for (int k = warp; k - warp < PROPOSALS && token < 0; k += warps) {
+        const int own = k < PROPOSALS ? propose(request, row, sums, tiles, k, vocab, lane) : -1;
+        if (lane == 0) kept[warp] = own;
+        __syncthreads();
+        for (int w = warps - 1; w >= 0; --w) token = kept[w] >= 0 ? kept[w] : token;
+        __syncthreads();
+    }
+    return token;
+}
+
+// By the whole block, if no proposal was kept: the residual weighed id by id, as V4 does it. Completes `status`. sums is written over.
+__device__ __noinline__ int weigh_all(const Request& request, Row row, float* sums, int tiles, int* drawn, int accepted, int vocab, int& status) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    const bool recovered = accepted < request.length;
+    for (int attempt = 0;; ++attempt) {
+        int met = 0;
+        for (int tile = warp; tile < tiles; tile += warps) {
+            const float sum = sum_tile(row, tile, vocab, lane, met);
+            if (lane == 0) sums[tile] = sum;
+        }
+        if (__syncthreads_or(met)) status |= NONFINITE;
+        if (warp == 0) {
+            const int token = draw_token(row, sums, tiles, recover_uniform(request.seed, request.position, accepted), vocab, lane);
+            if (lane == 0) *drawn = token;
+        }
+        __syncthreads();
+        const int token = *drawn;
+        if (token < 0) status |= recovered && !attempt ? ZERO_RESIDUAL : NO_MASS;
+        if (token >= 0 || !recovered || attempt) return token;
+        row = without_draft(row);  // no mass in the residual: once more with the target row
+        __syncthreads();
+    }
+}
