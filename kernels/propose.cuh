@@ -16,9 +16,8 @@ __device__ __forceinline__ int propose(const Request& request, const Row& row, c
     const int owner = owner_of(cut, limit);
     if (owner < 0) return -1;
     const Place place = find_tile(sums, cut, owner, 0, limit);
-    Pieces target, draft = {};
+    Pieces target;
     load_tile(row.target, place.tile, vocab, lane, target.piece);
-    if (row.draft) load_tile(row.draft, place.tile, vocab, lane, draft.piece);  // both on their way at once
     const Row alone = without_draft(row);
     const int first = place.tile * TILE + lane * VEC;
     float sum[PIECES];
@@ -26,17 +25,22 @@ __device__ __forceinline__ int propose(const Request& request, const Row& row, c
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) sum[i] = sum_piece(target.piece[i], target.piece[i], alone, first + i * STEP, finite);
     const Spot spot = find_piece(sum, place.rest, lane);
-    uint4 p = target.piece[0], q = draft.piece[0];
+    const int begin = first + spot.piece * STEP;
+    const uint4 q = row.draft ? load_piece(row.draft, begin, vocab) : uint4{};
+    uint4 p = target.piece[0];
     #pragma unroll
-    for (int i = 1; i < PIECES; ++i) p = i == spot.piece ? target.piece[i] : p, q = i == spot.piece ? draft.piece[i] : q;
-    const int begin = first + spot.piece * STEP, id = find_in_piece(p, p, alone, begin, spot.rest);
-    float chance[VEC], left[VEC], weight = 0.0f, rest = 0.0f;
-    weigh(p, p, alone, begin, chance, finite);
-    weigh(p, q, row, begin, left, finite);
+    for (int i = 1; i < PIECES; ++i) p = i == spot.piece ? target.piece[i] : p;
+    const int id = find_in_piece(p, p, alone, begin, spot.rest);
+    ROW target_ids[VEC], draft_ids[VEC];
+    memcpy(target_ids, &p, 16);
+    memcpy(draft_ids, &q, 16);
+    float target_logit = -CUDART_INF_F, draft_logit = 0.0f;
     #pragma unroll
     for (int j = 0; j < VEC; ++j)
-        if (begin + j == id) weight = chance[j], rest = left[j];
-    return __shfl_sync(ALL, keep * weight < rest ? id : -1, spot.lane);
+        if (begin + j == id) target_logit = to_float(target_ids[j]), draft_logit = to_float(draft_ids[j]);
+    const float weight = probability(target_logit, row.target_scale);
+    const float taken = row.draft ? probability(draft_logit, row.draft_scale) : (id == row.drafted ? 1.0f : 0.0f);
+    return __shfl_sync(ALL, keep * weight < residual(weight, taken) ? id : -1, spot.lane);
 }
 
 // By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. kept: shared memory, a word a warp.
@@ -53,19 +57,30 @@ __device__ __forceinline__ int first_kept(const Request& request, const Row& row
     return token;
 }
 
-// By the whole block, if no proposal was kept: the residual weighed id by id, as V4 does it. Completes `status`. sums is written over.
-__device__ __noinline__ int weigh_all(const Request& request, Row row, float* sums, int tiles, int* drawn, int accepted, int vocab, int& status) {
+// By the whole block, if no proposal was kept: the residual weighed id by id, a piece of a warp at a time. Completes `status`.
+// sums: shared memory for a number a piece.
+__device__ __forceinline__ int weigh_all(const Request& request, Row row, float* sums, int pieces, int* drawn, int accepted, int vocab, int& status) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const bool recovered = accepted < request.length;
     for (int attempt = 0;; ++attempt) {
-        int met = 0;
-        for (int tile = warp; tile < tiles; tile += warps) {
-            const float sum = sum_tile(row, tile, vocab, lane, met);
-            if (lane == 0) sums[tile] = sum;
+        const auto draft_of = [&](int first) { return row.draft ? load_piece(row.draft, first, vocab) : uint4{}; };
+        bool finite = true;
+        for (int x = warp; x < pieces; x += warps) {
+            const int first = x * STEP + lane * VEC;
+            const float sum = sum_warp(sum_piece(load_piece(row.target, first, vocab), draft_of(first), row, first, finite));
+            if (lane == 0) sums[x] = sum;
         }
-        if (__syncthreads_or(met)) status |= NONFINITE;
+        if (__syncthreads_or(!finite)) status |= NONFINITE;
         if (warp == 0) {
-            const int token = draw_token(row, sums, tiles, recover_uniform(request.seed, request.position, accepted), vocab, lane);
+            const Cut cut = cut_sums(sums, pieces, lane);
+            const double limit = recover_uniform(request.seed, request.position, accepted) * __shfl_sync(ALL, cut.upto, 31);
+            const int owner = owner_of(cut, limit);
+            int token = -1;
+            if (owner >= 0) {
+                const Place place = find_tile(sums, cut, owner, 0, limit);
+                const int first = place.tile * STEP + lane * VEC;
+                token = find_among_lanes(load_piece(row.target, first, vocab), draft_of(first), row, first, place.rest, lane);
+            }
             if (lane == 0) *drawn = token;
         }
         __syncthreads();

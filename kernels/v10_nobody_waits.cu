@@ -12,7 +12,7 @@ Slow      From the last arrival to the token go four ways to the L2 and back; at
 --- contract ---
 grid    = "(max_draft + 1) * batch * parts"
 block   = "32 * WARPS"
-shared  = "8 * tiles"
+shared  = "16 * tiles"
 draw    = "propose"
 input   = "logits"
 ulps    = 24
@@ -194,6 +194,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     row.target_scale = shared.scale[0];
     if (row.draft) row.draft_scale = shared.scale[1];
     int bits = 0, drawn = -1;
+    if (recovered) {  // what its test met
+        if (!inside) bits |= BAD_TOKEN;
+        else if (!isfinite(chance_of(target, row.drafted, row.target_scale)) || (row.draft && !isfinite(chance_of(draft, row.drafted, row.draft_scale)))) bits |= NONFINITE;
+    }
     if (greedy) {
         drawn = greedy_token(row, recovered, bits);
     } else {
@@ -201,11 +205,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
         __syncthreads();
         if (isfinite(inverse)) drawn = first_kept(request, row, sums, tiles, shared.kept, vocab);
-        if (drawn < 0) drawn = weigh_all(request, row, sums, tiles, &shared.token, accepted, vocab, bits);
-    }
-    if (recovered) {  // what its test met
-        if (!inside) bits |= BAD_TOKEN;
-        else if (!isfinite(chance_of(target, row.drafted, row.target_scale)) || (row.draft && !isfinite(chance_of(draft, row.drafted, row.draft_scale)))) bits |= NONFINITE;
+        if (drawn < 0) drawn = weigh_all(request, row, tops, tiles * PIECES, &shared.token, accepted, vocab, bits);
     }
     write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, drawn, max_draft, threadIdx.x, 32 * WARPS);
     if (threadIdx.x == 0) num_accepted[b] = accepted, status[b] = bits;

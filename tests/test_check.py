@@ -11,7 +11,7 @@ from spec_toolkit.baselines import load_baseline
 from spec_toolkit.check import CheckResult, check, fingerprint, law_check
 from spec_toolkit.chi_square import chi2_tail, chi_square, detectable_noncentrality
 from spec_toolkit.problem import Outputs, from_torch
-from spec_toolkit.reference import row_weights
+from spec_toolkit.reference import draw_token, proposal_uniforms, reference, row_weights, target_row, usable
 from spec_toolkit.synthetic import make_problem
 
 
@@ -216,6 +216,44 @@ def test_race_draw(problem):
     rank = 1
     assert not check(Spoilt(spoil, draw="race"), problem)
     assert not check(Spoilt(spoil, draw="cdf"), problem)
+
+
+def test_proposals(problem):
+    def spoil(problem, outputs, before):
+        for b in range(problem.batch):
+            a = int(outputs.num_accepted[b])
+            weights, target = row_weights(problem, b, a)[0], usable(target_row(problem, b, a))
+            right = draw_token(problem, b, a, weights, "propose")
+            outputs.out_tokens[b, a] = right if not shift else int(np.flatnonzero(np.roll(weights, -1 - right))[0] + 1 + right) % len(target)
+    shift = 0
+    assert check(Spoilt(spoil, draw="propose"), problem).exact == 6
+    assert not check(Spoilt(spoil, draw="cdf"), problem)
+    shift = 1
+    assert not check(Spoilt(spoil, draw="propose"), problem)
+
+
+@pytest.mark.parametrize("ulps, fine", [(1.5, True), (3.0, True), (6.0, False), (20.0, False)])
+def test_a_proposal_is_explained_only_inside_its_interval(ulps, fine):
+    draw = proposal_uniforms(0, 0, 0)[0]
+    first = np.float32(draw - ulps * 2.0**-24)
+    problem = from_torch(torch.tensor([[[first, np.float32(1.0) - first]]]), torch.zeros(1, 0, dtype=torch.int64))
+    assert int(reference(problem, "propose").out_tokens) == 1
+    def spoil(problem, outputs, before): outputs.out_tokens[0, 0] = 0
+    assert bool(check(Spoilt(spoil, draw="propose", ulps=4.0), problem)) == fine
+
+
+@pytest.mark.parametrize("relative, fine", [(2.0**-25, True), (2.0**-18, False)])
+def test_a_proposal_that_was_not_kept_is_explained_only_at_its_boundary(relative, fine):
+    """Two ids; the first proposal is id 0, not kept by a little; the first that is kept is id 1."""
+    for seed in range(1000):
+        draw, keep = proposal_uniforms(seed, 0, 0)
+        left = np.float32(0.5 * keep * (1 - relative))
+        draft = torch.tensor([[[np.float32(0.5) - left, 0.0]]])
+        problem = from_torch(torch.tensor([[[0.5, 0.5], [0.5, 0.5]]]), torch.tensor([[7]]), draft, seeds=[seed])
+        if draw < 0.4 and int(reference(problem, "propose").out_tokens[0, 0]) == 1:
+            break
+    def spoil(problem, outputs, before): outputs.out_tokens[0, 0] = 0
+    assert bool(check(Spoilt(spoil, draw="propose"), problem)) == fine
 
 
 def test_logits_softmax_is_allowed_for_but_no_more():

@@ -98,9 +98,9 @@ def test_no_contract(source):
 @pytest.mark.parametrize("toml, words", [
     ("grid = ", "the contract is not TOML: "),
     (PLAIN + "\nwarps = 3", "unknown key 'warps'; accepted: block, bytes, cluster, draw, grid, input, launch, scratch, shared, tune, ulps, values"),
-    (GRID + "tune = { BLOCK = 32 }", "draw = None, input = 'probs'; accepted: draw of ('cdf', 'race')"),
+    (GRID + "tune = { BLOCK = 32 }", "draw = None, input = 'probs'; accepted: draw of ('cdf', 'race', 'propose')"),
     (GRID + 'draw = "gumbel"', "draw = 'gumbel'"),
-    (PLAIN + '\ninput = "tokens"', "input = 'tokens'; accepted: draw of ('cdf', 'race'), input of ('probs', 'logits')"),
+    (PLAIN + '\ninput = "tokens"', "input = 'tokens'; accepted: draw of ('cdf', 'race', 'propose'), input of ('probs', 'logits')"),
     (GRID + 'draw = "cdf"\ntune = { BLOCK = 1.5 }', "tune parameter BLOCK: got 1.5, accepted: an integer"),
     (GRID + 'draw = "cdf"\ntune = 3', "key tune: got 3, accepted: dict"),
     (PLAIN + '\nvalues = ["n"]', "key values: got ['n'], accepted: dict"),

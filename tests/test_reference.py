@@ -6,10 +6,10 @@ import torch
 
 from spec_toolkit import philox
 from spec_toolkit.problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Problem, from_torch, make_problem
-from spec_toolkit.reference import accepts, cdf_draw, decide, output_law, race_draw, reference, residual, row_weights, usable
+from spec_toolkit.reference import accepts, cdf_draw, decide, output_law, propose, race_draw, reference, residual, row_weights, usable
 
 NAN, INF = float("nan"), float("inf")
-DRAWS = pytest.mark.parametrize("draw", ["cdf", "race"])
+DRAWS = pytest.mark.parametrize("draw", ["cdf", "race", "propose"])
 
 
 def one(target, tokens, draft=None, seeds=(0,), **options):
@@ -122,6 +122,25 @@ def test_draws():
     assert [cdf_draw(weights, u) for u in (1e-16, 0.2499, 0.25, 1 - 1e-16)] == [1, 1, 3, 3]
     assert cdf_draw(weights, 1.0) == 3  # where rounding would find none: the last id with weight
     assert race_draw(np.array([0, 1.0, 2.0, 2.0]), np.array([1e-300, 1, 2, 2])) == 1
+
+
+def test_proposals_and_what_follows_them():
+    """A residual of 3 %: of 32 proposals none is kept in more than a third of the draws, and the law is the same all the same."""
+    target = np.array([0.4, 0.3, 0.2, 0.1])
+    weights = np.array([0.0, 0.02, 0.0, 0.01])
+    tokens = [propose(target, weights, seed, 5) for seed in range(6000)]
+    missed = tokens.count(-1) / 6000
+    assert abs(missed - 0.97**32) < 4 * (0.97**32 / 6000) ** 0.5
+    kept = np.array([tokens.count(1), tokens.count(3)])
+    assert tokens.count(0) == tokens.count(2) == 0 and abs(kept[0] / kept.sum() - 2 / 3) < 4 * (2 / 9 / kept.sum()) ** 0.5
+    assert propose(target, target, 0, 0) >= 0 > propose(target, 0 * target, 0, 0)
+
+
+def test_the_law_of_proposals_with_a_small_residual():
+    target = np.float32([[0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]])
+    draft = np.float32([[0.42, 0.28, 0.21, 0.09]])
+    problem = one(target.tolist(), [0], draft.tolist(), seeds=range(20000))
+    assert chi_square_p(output_law(target, draft, [0]), problem, "propose") > 1e-4
 
 
 @DRAWS
