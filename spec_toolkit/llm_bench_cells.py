@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 PATHS = ("eager", "graph")
 KINDS = ("compare", "samplers", "k_sweep")
-SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2")  # then the one that is measured
+SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v10")  # then the one that is measured
 TOKENS = {"eager": 16, "graph": 96}
 EAGER_PROMPTS, SWEEP_PROMPTS = 20, 12  # at most, one at a time
 ASSISTED_TOKENS = 16  # of transformers' own way, which is eager, in a cell of the graph path
@@ -64,16 +64,17 @@ class Cell:
 def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None,
           others=SAMPLERS, longest: int = 8, fused: str = "both") -> list[Cell]:
     """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS. fused: of the
-    graph path; where it is not none, the last cell shows what it is worth."""
+    graph path; where it is not none, the last cells show what it is worth."""
     tokens = TOKENS | (tokens or {})
     found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest) for path in PATHS for kind in KINDS}
     order = [("compare", 0), ("compare", 1), ("samplers", 0), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
     made = [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
             if kind in kinds and path in paths and place < len(found[kind, path])]
     made = [replace(cell, fused=fused) if cell.path == "graph" else cell for cell in made]
-    without = [replace(cell, fused="none", seeds=1, arms=(cell.arms[0], cell.arms[2])) for cell in made[:1]
-               if cell.kind == "compare" and cell.fused not in (None, "none")]
-    return made + without
+    if not made or made[0].kind != "compare" or made[0].fused in (None, "none"):
+        return made
+    arms = made[0].arms[:1] + tuple(replace(made[0].arms[2], draft_len=draft_len + more) for more in (0, 2))  # a dearer target pays for longer drafts
+    return made + [replace(made[0], fused=other, seeds=1, arms=arms) for other in ("draft", "none") if other != fused]
 
 
 def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) -> list[Cell]:

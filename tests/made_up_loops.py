@@ -4,7 +4,7 @@ import random
 from spec_toolkit.llm_bench_cells import cells
 from spec_toolkit.llm_bench_records import FORMAT, expected_tokens
 
-SAMPLER_MS = {"v9": 0.02, "v1": 2.0, "v2": 0.2, "torch_vectorised": 0.5, "torch_compile": 0.3, "python_loop": 3.0}
+SAMPLER_MS = {"v9": 0.02, "v10": 0.02, "v1": 2.0, "v2": 0.2, "torch_vectorised": 0.5, "torch_compile": 0.3, "python_loop": 3.0}
 MODELS = {"target": "paper-135m", "draft": "paper-16m", "dtype": "bfloat16", "target_parameters": 134_515_008, "draft_parameters": 38_900_000,
           "target_hash": "0" * 12, "draft_hash": "1" * 12, "vocab": 49152, "prompts_hash": "2" * 12}
 

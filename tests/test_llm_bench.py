@@ -45,11 +45,11 @@ def test_the_cells_hold_what_is_asked():
     assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and found[1].prompts == 20
     assert {c.batch for c in found} == {1, 8} and {c.temperature for c in found} == {0.0, 0.7, 1.0}
     assert not any(arm.method == "assisted" for c in found if c.batch > 1 for arm in c.arms), "transformers takes one request at a time"
-    assert [arm.sampler for arm in next(c for c in found if c.kind == "samplers").arms] == ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9"]
+    assert [arm.sampler for arm in next(c for c in found if c.kind == "samplers").arms] == ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v10", "v9"]
     sweep = next(c for c in found if c.kind == "k_sweep")
     assert [arm.draft_len for arm in sweep.arms if arm.method == "speculation"] == list(range(1, 9))
     assert {c.path for c in cells("v9", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v9", kinds=["samplers"])} == {"samplers"}
-    assert {c.fused for c in found if c.path == "graph"} == {"both", "none"} and not any(c.fused for c in found if c.path == "eager")
+    assert {c.fused for c in found if c.path == "graph"} == {"both", "draft", "none"} and not any(c.fused for c in found if c.path == "eager")
     assert {c.fused for c in cells("v9", paths=["graph"], fused="none")} == {"none"} and found[-1].fused == "none"
     assert len({json.dumps(c.spec) for c in found}) == len({str(c) for c in found}) == len(found)
 
