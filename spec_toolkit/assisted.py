@@ -9,6 +9,7 @@ Limits on what is drawn from (top-k, top-p, ...) are switched off: the law is th
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass
 
@@ -87,11 +88,19 @@ class Assisted:
         """The draft's own generation settings as asked for, and as they were behind it; stray settings of the models do not take part."""
         from transformers import GenerationConfig
 
+        logger = logging.getLogger("transformers.generation.utils")
         before = self.target.generation_config, self.draft.generation_config
         fixed = {} if self.draft_len is None else {"num_assistant_tokens": self.draft_len, "num_assistant_tokens_schedule": "constant",
                                                    "assistant_confidence_threshold": 0.0}
         self.target.generation_config, self.draft.generation_config = GenerationConfig(), GenerationConfig(**fixed)
+        logger.addFilter(_of_the_caller)
         try:
             yield
         finally:
+            logger.removeFilter(_of_the_caller)
             self.target.generation_config, self.draft.generation_config = before
+
+
+def _of_the_caller(record) -> bool:
+    """False for the warning that transformers gives itself: to its draft it passes settings and arguments. The call here passes settings alone."""
+    return "together with generation-related" not in record.getMessage()

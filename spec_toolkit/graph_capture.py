@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import textwrap
 
 import torch
 
@@ -48,6 +49,7 @@ def _capture(name, function, pool, stream):
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             function()
     except Exception as error:
-        raise CaptureFailed(f"{name}: got {type(error).__name__}: {str(error)[:500]}; accepted: launches alone, without a look from the "
-                            "host. GraphDecoder(..., capture=False) runs the same step launch by launch") from error
+        said = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")  # PyTorch's has several lines of advice
+        raise CaptureFailed(f"{name}: got {said}; accepted: launches alone, without a look from the host. "
+                            "GraphDecoder(..., capture=False) runs the same step launch by launch") from error
     return graph.replay

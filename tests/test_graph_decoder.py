@@ -1,4 +1,5 @@
 """The fast path against the plain one: the same greedy text, the same law; on a GPU with its graphs, on a CPU without."""
+import contextlib
 import copy
 import re
 import subprocess
@@ -12,10 +13,10 @@ pytest.importorskip("transformers")
 
 from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, drafts, law_test, naive, near, tiny
 
-from spec_toolkit import load_sampler
+from spec_toolkit import graph_capture, load_sampler
 from spec_toolkit.bound_baseline import BoundBaseline, can_be_bound
 from spec_toolkit.drafting import NgramDrafter
-from spec_toolkit.graph_capture import captured
+from spec_toolkit.graph_capture import CaptureFailed, captured
 from spec_toolkit.graph_decoder import GraphDecoder
 from spec_toolkit.graph_step import Step
 from spec_toolkit.llm import Decoder, NoMass
@@ -262,6 +263,23 @@ def test_a_part_that_waits_is_named():
     """In a process of its own: a capture that fails may leave CUDA in no state for other tests."""
     done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True)
     assert re.match("looking: got .* accepted: launches alone", done.stdout), done.stdout + done.stderr
+    assert done.stdout.count("\n") == 1, "a line, whatever PyTorch adds to its own"
+
+
+def test_what_a_capture_failed_of_is_said_in_a_line(monkeypatch):
+    """... also where the reason has many."""
+    @contextlib.contextmanager
+    def failing(*_, **__):
+        yield
+        raise RuntimeError("CUDA error: operation failed\nSearch for it.\n\n" + "advice " * 500)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", failing)
+    with pytest.raises(CaptureFailed) as found:
+        graph_capture._capture("looking", lambda: None, None, None)
+    said = str(found.value)
+    assert re.fullmatch("looking: got RuntimeError: CUDA error: operation failed Search for it. .* ...; accepted: launches alone.*", said)
+    assert len(said) < 600 and "Search" in str(found.value.__cause__)
 
 
 def test_without_a_gpu_the_functions_are_themselves():

@@ -1,12 +1,14 @@
 """Ways to decode, measured: cells, records, resume, failures, transformers' own way, the look at the rows."""
 import dataclasses
 import json
+import logging
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 import made_up_loops
+from transformers import GenerationConfig
 
 from spec_toolkit import cli, llm_bench, llm_bench_arms, llm_bench_pair, llm_bench_records, loop_law, pretrained
 from spec_toolkit.assisted import Assisted
@@ -195,6 +197,22 @@ def test_assisted_generation_is_lossless_and_timed_behind_its_first_step(pair):
     assert short.tokens_per_second is None and short.tokens_per_step is None and short.new_tokens == 1
     with pytest.raises(ValueError, match="got 2, accepted: 1"):
         Assisted(model, pair.draft).speculate([prompt, prompt], max_new_tokens=1)
+
+
+def test_assisted_generation_passes_its_options_in_one_way(pair, monkeypatch):
+    """No warning of transformers is printed: the one that it gives itself is held back, others are not."""
+    heard, logger = [], logging.getLogger("transformers.generation.utils")
+    monkeypatch.setattr(logger, "warning_once", lambda text, *_: logger.warning(text))  # at every call
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: heard.append(record.getMessage()))
+    logger.addHandler(handler)
+    try:
+        Assisted(pair.target, pair.draft).speculate([pair.prompts[0]], max_new_tokens=8, temperature=1.0)
+        assert heard == []
+        pair.target.generate(torch.tensor([[1]]), generation_config=GenerationConfig(pad_token_id=0), max_new_tokens=1)
+        assert any("together with generation-related" in text for text in heard)
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_assisted_generation_draws_from_the_whole_law():
