@@ -6,8 +6,10 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           blocks than the GPU holds. The last block of a position to arrive joins the statistics of its tiles and tests the draft;
           the one that completes the decision draws the token. It draws without weighing the row: the target's tile sums are
           there, so ids are proposed from the target and kept as often as the residual would have them (propose.cuh).
+          A row is cut into as many parts as let all blocks start at once, where the batch is small; else into so many that a
+          position is about as many blocks as the GPU holds, of a tile pair or more for each warp.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
-          known; a tile of both rows for each proposal, WARPS at a time, 1 / (1 - sum min(p, q)) needed on average.
+          known: all of them at most. A tile of the target and 16 bytes of the draft for each proposal, WARPS proposals at a time.
 Slow      From the last arrival to the token go four ways to the L2 and back; at batch 1 they and the launch are most of the time.
 --- contract ---
 grid    = "(max_draft + 1) * batch * parts"
@@ -16,20 +18,23 @@ shared  = "16 * tiles"
 draw    = "propose"
 input   = "logits"
 ulps    = 24
-bytes   = "(batch + num_draft) * vocab * itemsize"
-tune    = { WARPS = 4, RESIDENT = 6, FILL = 1, DEEP = 4 }
+bytes   = "(2 * num_draft + batch) * vocab * itemsize"
+tune    = { WARPS = 4, RESIDENT = 6 }
 [values]
 tiles   = "ceil_div(vocab * itemsize, 2048)"
 full    = "sm_count * RESIDENT"
-wanted  = "min(tiles, max(FILL * full // max(1, batch), tiles // (DEEP * WARPS)))"
+window  = "ceil_div(full, max(1, batch))"
+enough  = "1 + min(1, window // 2) + 2 * min(1, window // 3) + 4 * min(1, window // 5) + 8 * min(1, window // 9) + 16 * min(1, window // 17)"
+at_once = "full // max(1, batch * (max_draft + 1))"
+wanted  = "min(tiles, max(at_once, min(enough, ceil_div(tiles, WARPS), 16), ceil_div(tiles, 4 * WARPS)))"
 parts   = "1 + min(1, wanted // 2) + 2 * min(1, wanted // 4) + 4 * min(1, wanted // 8) + 8 * min(1, wanted // 16) + 16 * min(1, wanted // 32)"
 share   = "ceil_div(tiles, parts)"
-groups  = "max_draft // 16 + 1"
+groups  = "max_draft // 32 + 1"
 waves   = "(max_draft + 1) * batch * parts // (full + 1)"
 [scratch]
 tile_stats = "batch * (max_draft + 1) * 6 * tiles"
 arrived  = "batch * (max_draft + 1)"
-verdicts = "batch * (max_draft // 16 + 1)"
+verdicts = "batch * (max_draft // 32 + 1) * 2"
 drawing  = "batch"
 */
 #define FROM_LOGITS
@@ -42,42 +47,44 @@ struct Shared {
     Scale scale[2];         // of the target row and the draft row
 };
 
+// What a block has to do: part `rank` of the row pair of position i of request b.
+struct Work { int rank, b, i; bool tested, reads_draft; int token; float heat; Request request; Rows rows; };
+
+// The same number, to the compiler another one.
+__device__ __forceinline__ int another(int x) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 template <typename T>
 __device__ __forceinline__ T fetch(const T* word) { return *(const volatile T*)word; }
 
-// Verdicts of a request, 16 positions to a word: the number of the call, then a bit for each that ends it, then one for each that was
-// accepted. A word of another call says nothing, so nobody has to clear it.
-__device__ __forceinline__ unsigned bits_of(unsigned long long word, unsigned call) { return (unsigned)(word >> 32) == call ? (unsigned)word : 0; }
-
-__device__ __forceinline__ bool overtaken(const unsigned long long* verdicts, unsigned call, int i) {
-    for (int g = 0; g <= i / 16; ++g) {
-        const unsigned ends = bits_of(fetch(verdicts + g), call) >> 16;
-        if (g < i / 16 ? ends : ends & ((1u << i % 16) - 1)) return true;
+// Verdicts of a request, 32 positions to a word: a bit for each that ends it in the high half, for each that was accepted in the low.
+__device__ __forceinline__ bool overtaken(const unsigned long long* verdicts, int i) {
+    for (int g = 0; g <= i / 32; ++g) {
+        const unsigned ends = (unsigned)(fetch(verdicts + g) >> 32);
+        if (g < i / 32 ? ends : ends & ((1u << i % 32) - 1)) return true;
     }
     return false;
 }
 
-// Where the positions of a word end the request, if all before it are known to be accepted: 0..15; 16: all are accepted; -1: not known.
-__device__ __forceinline__ int end_of(unsigned bits) {
-    const int end = __ffs((int)(bits >> 16)), open = __ffs((int)(~bits & 0xffff));  // from 1; 0: none
-    return end && !(open && open < end) ? end - 1 : open ? -1 : 16;
+// Where the positions of a word end the request, if all before it are known to be accepted: 0..31; 32: all are accepted; -1: not known.
+__device__ __forceinline__ int end_of(unsigned long long word) {
+    const int end = __ffs((int)(word >> 32)), open = __ffs((int)~(unsigned)word);  // from 1; 0: none
+    return end && !(open && open < end) ? end - 1 : open ? -1 : 32;
 }
 
 // By one thread: adds the verdict on position i; the position at which the request ends if this completes the decision, else -1.
 __device__ __forceinline__ int add_verdict(unsigned long long* verdicts, unsigned* drawing, unsigned call, int i, bool accepted, int groups) {
-    unsigned long long* const word = verdicts + i / 16;
-    unsigned long long seen = fetch(word), before;
-    unsigned bits;
-    do {
-        before = seen, bits = bits_of(before, call) | 1u << (i % 16 + (accepted ? 0 : 16));
-        seen = atomicCAS(word, before, (unsigned long long)call << 32 | bits);
-    } while (seen != before);
-    if (groups == 1) return end_of(bits_of(before, call)) < 0 ? end_of(bits) : -1;  // known already: another block draws
+    const unsigned long long bit = 1ull << (i % 32 + (accepted ? 0 : 32)), before = atomicOr(verdicts + i / 32, bit);
+    if (groups == 1) return end_of(before) < 0 ? end_of(before | bit) : -1;  // known already: another block draws
     __threadfence();
     for (int g = 0; g < groups; ++g) {
-        const int end = end_of(bits_of(fetch(verdicts + g), call));
+        const int end = end_of(fetch(verdicts + g));
         if (end < 0) return -1;
-        if (end < 16) return atomicExch(drawing, call + 1) == call + 1 ? -1 : 16 * g + end;
+        if (end < 32) return atomicExch(drawing, call + 1) == call + 1 ? -1 : 32 * g + end;
     }
     return -1;
 }
@@ -108,65 +115,80 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     extern __shared__ float tops[];
     __shared__ Shared shared;
     float* const sums = tops + tiles;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int rank = blockIdx.x % parts, b = blockIdx.x / parts % batch, i = blockIdx.x / parts / batch;
-    unsigned long long* const here = arrived + (long long)b * (max_draft + 1) + i;  // blocks that came through this position, in all calls
-    const int shift = __ffs(parts) - 1;  // parts is a power of two
-    unsigned long long* const known = verdicts + (long long)b * groups;
-    const Request request = find_request(b, batch, num_draft, max_draft, draft_start, seeds, positions);
-    if (threadIdx.x == 0) {
-        shared.call = (unsigned)(fetch(here) >> shift);
-        shared.skipped = i > request.length || (waves && overtaken(known, shared.call, i));
-    }
-    if (waves || i > request.length) {  // if all blocks start at once, there is nothing to look for
-        __syncthreads();
-        if (shared.skipped) {
-            if (threadIdx.x == 0) atomicAdd(here, 1ull);
-            return;
-        }
-    }
-    const Rows rows = {target_logits + (long long)(request.start + b) * target_stride,
-                       draft_logits ? draft_logits + (long long)request.start * draft_stride : nullptr,
-                       draft_tokens + request.start, target_stride, draft_stride};
-    const float heat = temperature[b];
-    const bool greedy = !(heat > 0.0f), reads_draft = rows.draft && (!draft_lse || greedy), tested = i < request.length;
-    const auto stats_of = [&](int position) { return tile_stats + ((long long)b * (max_draft + 1) + position) * 6 * tiles; };
-    const int token = tested ? rows.tokens[i] : -1;
-    const bool real = token >= 0 && token < vocab, fetches = threadIdx.x == 32 * WARPS - 1 && real;
-    const float target_logit = fetches ? to_float(rows.target[i * target_stride + token]) : 0.0f;  // used when the rows have been read
-    const float draft_logit = fetches && rows.draft ? to_float(rows.draft[i * draft_stride + token]) : 0.0f;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, last_thread = 32 * WARPS - 1;
+    const auto work_of = [&](int block) {
+        Work work = {block % parts, block / parts % batch, block / parts / batch};
+        work.request = find_request(work.b, batch, num_draft, max_draft, draft_start, seeds, positions);
+        const int start = work.request.start;
+        work.rows = {target_logits + (long long)(start + work.b) * target_stride, draft_logits ? draft_logits + (long long)start * draft_stride : nullptr,
+                     draft_tokens + start, target_stride, draft_stride};
+        work.heat = temperature[work.b], work.tested = work.i < work.request.length;
+        work.token = work.tested ? work.rows.tokens[work.i] : -1;
+        work.reads_draft = work.rows.draft && (!draft_lse || !(work.heat > 0.0f));
+        return work;
+    };
+    const auto stats_of = [&](const Work& work, int position) { return tile_stats + (unsigned)((work.b * (max_draft + 1) + position) * 6 * tiles); };
+    const auto arrived_at = [&](const Work& work) { return arrived + (long long)work.b * (max_draft + 1) + work.i; };  // blocks, in all calls
+    const auto verdicts_of = [&](const Work& work, unsigned call) { return verdicts + ((long long)work.b * 2 + call % 2) * groups; };  // calls take turns
 
-    const int first = rank * share, both = tested && reads_draft, items = max(0, min(share, tiles - first)) << both;  // target, draft, target, ...
-    const auto row_of = [&](int item) { return item & both ? rows.draft + i * draft_stride : rows.target + i * target_stride; };
-    Pieces now, next;
-    for (int item = warp - WARPS; item < items; item += WARPS) {  // one tile is on its way while another is weighed
-        if (item + WARPS < items) load_tile(row_of(item + WARPS), first + (item + WARPS >> both), vocab, lane, next.piece);
-        if (item >= 0) {
-            const int t = first + (item >> both);
-            const Stats own = tile_statistics(now, row_of(item), t, vocab, factor_of(heat), greedy, lane);
-            float* const to = stats_of(i) + (item & both) * 3 * tiles + t;
-            if (lane == 0) to[0] = own.top, to[tiles] = own.sum;
-            if (lane == 0 && greedy) to[2 * tiles] = __int_as_float(own.first);
+    {   // Every block: its share of the row pair.
+        const Work work = work_of(blockIdx.x);
+        const int i = work.i, token = work.token;
+        const ROW* const target = work.rows.target + i * target_stride;
+        const ROW* const draft = work.rows.draft ? work.rows.draft + i * draft_stride : nullptr;
+        if (threadIdx.x == 0) {
+            shared.call = (unsigned)(fetch(arrived_at(work)) >> __ffs(parts) - 1);  // parts is a power of two
+            shared.skipped = i > work.request.length || (waves && overtaken(verdicts_of(work, shared.call), i));
         }
-        now = next;
+        if (waves || i > work.request.length) {  // if all blocks start at once, there is nothing to look for
+            __syncthreads();
+            if (shared.skipped) {
+                if (threadIdx.x == 0) atomicAdd(arrived_at(work), 1ull);
+                return;
+            }
+        }
+        const bool greedy = !(work.heat > 0.0f);
+        const int first = work.rank * share, both = work.tested && work.reads_draft, items = max(0, min(share, tiles - first)) << both;  // target, draft, target, ...
+        const auto row_of = [&](int item) { return item & both ? draft : target; };
+        Pieces now, next;
+        for (int item = warp - WARPS; item < items; item += WARPS) {  // one tile is on its way while another is weighed
+            if (item + WARPS < items) load_tile(row_of(item + WARPS), first + (item + WARPS >> both), vocab, lane, next.piece);
+            if (item >= 0) {
+                const int t = first + (item >> both);
+                const Stats own = tile_statistics(now, row_of(item), t, vocab, factor_of(work.heat), greedy, lane);
+                float* const to = stats_of(work, i) + (item & both) * 3 * tiles + t;
+                if (lane == 0) to[0] = own.top, to[tiles] = own.sum;
+                if (lane == 0 && greedy) to[2 * tiles] = __int_as_float(own.first);
+            } else if (threadIdx.x == last_thread && token >= 0 && token < vocab) {
+                shared.target = to_float(target[token]);
+                shared.draft = draft ? to_float(draft[token]) : 0.0f;
+                shared.u = accept_uniform(work.request.seed, work.request.position, i);
+            }
+            now = next;
+        }
     }
-    if (fetches) shared.target = target_logit, shared.draft = draft_logit, shared.u = accept_uniform(request.seed, request.position, i);
+    // The same work, found again: in registers all the while, it would be in the way of the rows.
+    const Work work = work_of(another(blockIdx.x));
+    const auto& [rank, b, i, tested, reads_draft, token, heat, request, rows] = work;
+    const bool greedy = !(heat > 0.0f), real = token >= 0 && token < vocab, both = tested && reads_draft;
     __syncthreads();
     const unsigned call = shared.call;
+    unsigned long long* const known = verdicts_of(work, call);
     if (threadIdx.x == 0) {
         __threadfence();
-        shared.last = (atomicAdd(here, 1ull) & parts - 1) == parts - 1;
+        shared.last = (atomicAdd(arrived_at(work), 1ull) & parts - 1) == parts - 1;
         __threadfence();
     }
     __syncthreads();
     if (!shared.last) return;
+    if (i == 0 && threadIdx.x < groups) verdicts_of(work, call + 1)[threadIdx.x] = 0;  // those of the call before make room for the one after
     // The last block of a position: its verdict, unless an earlier one has been rejected meanwhile (then others may have left).
-    if (threadIdx.x == 0) shared.skipped = overtaken(known, call, i);
+    if (threadIdx.x == 0) shared.skipped = overtaken(known, i);
     if (warp < 1 + both) {
-        const Scale scale = join_tiles(stats_of(i) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
+        const Scale scale = join_tiles(stats_of(work, i) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
         if (lane == 0) shared.scale[warp] = scale;
     }
-    if (threadIdx.x == 32 * WARPS - 1 && tested && rows.draft && !both) shared.scale[1] = scale_of_lse(draft_lse[request.start + i], heat);
+    if (threadIdx.x == last_thread && tested && rows.draft && !both) shared.scale[1] = scale_of_lse(draft_lse[request.start + i], heat);
     __syncthreads();
     if (threadIdx.x == 0) {
         const float p = real ? chance_of(shared.target, token, shared.scale[0]) : 0.0f;
@@ -185,10 +207,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     const float target = inside ? to_float(row.target[row.drafted]) : 0.0f, draft = inside && row.draft ? to_float(row.draft[row.drafted]) : 0.0f;
     if (accepted != i) {
         if (warp < 1 + (recovered && reads_draft)) {
-            const Scale scale = join_tiles(stats_of(accepted) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
+            const Scale scale = join_tiles(stats_of(work, accepted) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
             if (lane == 0) shared.scale[warp] = scale;
         }
-        if (threadIdx.x == 32 * WARPS - 1 && recovered && rows.draft && !reads_draft) shared.scale[1] = scale_of_lse(draft_lse[request.start + accepted], heat);
+        if (threadIdx.x == last_thread && recovered && rows.draft && !reads_draft) shared.scale[1] = scale_of_lse(draft_lse[request.start + accepted], heat);
         __syncthreads();
     }
     row.target_scale = shared.scale[0];

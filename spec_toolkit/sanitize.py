@@ -134,8 +134,8 @@ def _excerpt(found: list[str]) -> str:
     return "\n".join(found[0].splitlines()[:SHOWN]) if found else ""
 
 
-def summarise(logs: list[Log], samplers: dict) -> dict:
-    """The record, but for its format, date and environment. samplers: name -> a kernel sampler."""
+def summarise(logs: list[Log], samplers: dict, created: str) -> dict:
+    """The record, but for its format and environment. samplers: name -> a kernel sampler."""
     kernels = {name: [launch.kernel for launch in sampler.contract.launches] for name, sampler in samplers.items()}
     seen = {log.tool: read(log, kernels) for log in logs}
     ran = next((s["ran"] for s in seen.values() if s["ran"]), None) or {}
@@ -144,30 +144,44 @@ def summarise(logs: list[Log], samplers: dict) -> dict:
     found = {}
     for name, sampler in samplers.items():
         wrong = [text for s in seen.values() for text in (s["ran"] or {}).get(name, {}).get("wrong", ())]
-        found[name] = {"source_hash": sampler.source_hash, **ran.get(name, {}), "wrong": wrong, "tools": {
+        found[name] = {"source_hash": sampler.source_hash, "created": created, **ran.get(name, {}), "wrong": wrong, "tools": {
             tool: {"errors": len(s["found"][name]), "excerpt": _excerpt(s["found"][name])} for tool, s in seen.items()}}
-    passed = not any(t["faults"] for t in tools.values()) and not any(
-        s["wrong"] or any(tool["errors"] for tool in s["tools"].values()) for s in found.values())
-    return {"passed": passed, "tools": tools, "samplers": found}
+    return {"created": created, "passed": _passed(tools, found), "tools": tools, "samplers": found}
+
+
+def _passed(tools: dict, samplers: dict) -> bool:
+    return not any(t["faults"] for t in tools.values()) and not any(
+        s["wrong"] or any(tool["errors"] for tool in s["tools"].values()) for s in samplers.values())
 
 
 def record(out="results", names=None, limit: float | None = None) -> bool:
-    """Run all tools at once, print the table and what was found, write out/<gpu>/sanitizers/sanitizers.json; True if all is clean.
+    """Run all tools at once, print the table and what was found, write out/<gpu>/sanitizers/sanitizers.json; True if this run is clean.
 
-    names None: every rung. limit: seconds after which a tool is stopped (recorded as a fault), None = LIMIT_S. Raises NoSanitizer, bench.NeedsGPU.
+    names None: every rung. Rungs that a record there has and this run has not are kept in it. A run of which a tool did not come to its
+    end replaces no record. limit: seconds after which a tool is stopped, None = LIMIT_S. Raises NoSanitizer, bench.NeedsGPU.
     """
     bench.gpu_of("cuda")
     sanitizer = find_sanitizer()
     samplers = {name: load_sampler(name) for name in names or list_kernels()}
     with ThreadPoolExecutor(len(TOOLS)) as pool:
         logs = list(pool.map(lambda tool: run_tool(sanitizer, tool, list(samplers), limit or LIMIT_S), TOOLS))
-    made = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "environment": results.environment("cuda"),
-            **summarise(logs, samplers)}
+    environment, created = results.environment("cuda"), datetime.now(UTC).isoformat(timespec="seconds")
+    made = {"format": FORMAT, "environment": environment, **summarise(logs, samplers, created)}
     print(table(made), *explanations(made), sep="\n", flush=True)
-    path = Path(out) / results.slug(made["environment"]["gpu"] or "cpu") / "sanitizers" / "sanitizers.json"
+    path = Path(out) / results.slug(environment["gpu"] or "cpu") / "sanitizers" / "sanitizers.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    results.write_atomically(path, results.to_text(made))
+    if path.is_file() and any(tool["faults"] for tool in made["tools"].values()):
+        print(f"{path} is left as it was", flush=True)
+    else:
+        results.write_atomically(path, results.to_text(_joined(made, load(path.parent))))
     return made["passed"]
+
+
+def _joined(made: dict, before: dict | None) -> dict:
+    """The record, with the rungs that only the one before it has."""
+    found = {**(before["samplers"] if before else {}), **made["samplers"]}
+    ordered = {name: found[name] for name in sorted(found, key=lambda name: (list_kernels() + [name]).index(name))}
+    return made | {"passed": _passed(made["tools"], found), "samplers": ordered}
 
 
 def load(folder) -> dict | None:
@@ -184,15 +198,16 @@ def table(made: dict, hashes: dict | None = None) -> str:
         rows.append([name + (" (stale)" if stale else ""), *(str(one["tools"][tool]["errors"]) for tool in made["tools"]),
                      str(one.get("problems", NONE)), f"{one['exact']} of {one['requests']}" if "exact" in one else NONE])
     rows.append(["a kernel that must be found", *("found" if tool["control"] else "NOT FOUND" for tool in made["tools"].values()), NONE, NONE])
-    rows.append(["seconds, all at once", *(f"{tool['seconds']:.0f}" for tool in made["tools"].values()), NONE, NONE])
+    rows.append(["seconds of the last run, all at once", *(f"{tool['seconds']:.0f}" for tool in made["tools"].values()), NONE, NONE])
     return markdown(["findings in", *made["tools"], "problems", "requests exact"], rows)
 
 
 def page(made: dict, hashes: dict | None = None) -> str:
     """The table of a record, where and when it was made, and what was found."""
     said = explanations(made)
-    return (table(made, hashes) + f"\n{made['environment']['gpu']}, driver {made['environment'].get('driver')}; {made['created'][:10]}, commit "
-            f"{(made['environment'].get('git') or 'unknown')[:9]}.\n" + ("\n```\n" + "\n".join(said) + "\n```\n" if said else ""))
+    days = sorted({one.get("created", made["created"])[:10] for one in made["samplers"].values()} | {made["created"][:10]})
+    return (table(made, hashes) + f"\n{made['environment']['gpu']}, driver {made['environment'].get('driver')}; {' to '.join(dict.fromkeys((days[0], days[-1])))}, "
+            f"the last run at commit {(made['environment'].get('git') or 'unknown')[:9]}.\n" + ("\n```\n" + "\n".join(said) + "\n```\n" if said else ""))
 
 
 def explanations(made: dict) -> list[str]:

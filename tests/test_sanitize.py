@@ -74,6 +74,20 @@ def test_clean(machine, tmp_path, capsys):
     assert "| v3 (stale) | 0 |" in sanitize.table(made, {name: "other" for name in list_kernels()})
 
 
+def test_a_run_of_some_rungs_keeps_the_others(machine, tmp_path, capsys):
+    machine({tool: said(tool, ENTRY, f"control_{tool}") for tool in FOUND})
+    assert run(tmp_path, "v3", "v10") == 1
+    machine({tool: control(tool) for tool in FOUND})
+    assert run(tmp_path, "v2", "v10") == 0
+    made = recorded(tmp_path)
+    assert list(made["samplers"]) == ["v2", "v3", "v10"] and not made["passed"], "v3 is still what it was"
+    assert made["samplers"]["v3"]["tools"]["memcheck"]["errors"] == 1 and made["samplers"]["v10"]["tools"]["memcheck"]["errors"] == 0
+    machine({tool: said(tool) for tool in FOUND})  # blind
+    assert run(tmp_path, "v3") == 1 and "is left as it was" in capsys.readouterr().out and recorded(tmp_path) == made
+    machine({tool: control(tool) for tool in FOUND})
+    assert run(tmp_path, "v3") == 0 and recorded(tmp_path)["passed"]
+
+
 @pytest.mark.parametrize("tool", FOUND)
 def test_a_finding_belongs_to_its_rung(machine, tmp_path, capsys, tool):
     machine({t: said(t, *[ENTRY] * 2 * (t == tool), f"control_{t}") for t in FOUND})
