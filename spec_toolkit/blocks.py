@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import compiled, course, crosscheck, llm_bench_page, plot, plot_grid, plot_ladder, plot_logits, reading, results, sanitize, tables
+from . import compiled, conditions, course, crosscheck, llm_bench_page, plot, plot_grid, plot_ladder, plot_logits, plot_shapes, reading, results, sanitize, tables
 from .experiments import SEED_BATCHES, SEED_GPU, SEED_VOCABS, TODAY
 from .parts import SMALL_VOCAB, take_apart
 from .parts import table as parts_table
@@ -66,7 +66,7 @@ def _scaling(x: str, seed: dict):
 
 def _logits(records) -> tuple[dict, str]:
     text = tables.side_by_side(records) + "\n" + plot_logits.bytes_table(records)
-    return {"figure": plot_logits.by_shape(records)}, text + _left_out(records)
+    return {"figure": plot_shapes.by_shape(records)}, text + _left_out(records)
 
 
 def _acceptance(records) -> tuple[dict, str]:
@@ -74,8 +74,12 @@ def _acceptance(records) -> tuple[dict, str]:
     return {"figure": plot_logits.against_acceptance(records)}, text + _left_out(records)
 
 
-def _side_by_side(*columns: str):
-    return lambda records: ({}, tables.side_by_side(records, *columns) + _left_out(records))
+def _condition(experiment: str, column: str):
+    """A figure, a sentence and a table of a sampler under other conditions."""
+    def shown(records) -> tuple[dict, str]:
+        figures = {"figure": plot_shapes.by_shape(records, column)} if any(map(reading.value, records)) else {}
+        return figures, f"{conditions.sentence(experiment, records)}\n\n{tables.side_by_side(records, column)}{_left_out(records)}"
+    return shown
 
 
 def _left_out(records) -> str:
@@ -84,8 +88,8 @@ def _left_out(records) -> str:
 
 
 SHOWN = {"ladder": _ladder, "grid": _grid, "profile": _profile, "batch_scaling": _scaling("batch", SEED_BATCHES),
-         "vocab_scaling": _scaling("vocab", SEED_VOCABS), "flush_modes": _side_by_side("flush"), "misaligned": _side_by_side("row_padding"),
-         "dtypes": _side_by_side("dtype"), "logits": _logits, "logits_lse": _logits, "acceptance": _acceptance}  # others: `figure` and `plot.table`
+         "vocab_scaling": _scaling("vocab", SEED_VOCABS), "flush_modes": _condition("flush_modes", "flush"),
+         "misaligned": _condition("misaligned", "row_padding"), "dtypes": _condition("dtypes", "dtype"), "logits": _logits, "logits_lse": _logits, "acceptance": _acceptance}  # others: `figure` and `plot.table`
 
 
 def shown(experiment: str, records) -> tuple[dict, str]:

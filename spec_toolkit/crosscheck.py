@@ -8,12 +8,14 @@ by the host's speed in do_bench: `issue_bound` says when.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from datetime import UTC, datetime
 from pathlib import Path
 
 from . import bench, clock, recording, results
 from .experiments import best_rung, grid
+from .reading import number
 from .synthetic import make_problem
 from .tables import NONE, markdown
 
@@ -79,10 +81,16 @@ def load_crosscheck(folder) -> list[dict]:
     return newest["compared"]
 
 
+def _sizes(problem: str) -> str:
+    """The sizes in the text of a problem, as reading.sizes has them: "B=1, K=4, V=128,256"."""
+    said = dict(re.findall(r"(batch|draft_len|vocab)=(\d+)", problem))
+    return ", ".join(f"{short}={int(said[name]):,}" for name, short in (("batch", "B"), ("draft_len", "K"), ("vocab", "V")) if name in said)
+
+
 def table(compared) -> str:
     """A Markdown table of `crosscheck`s. The empty launches are what each clock reads for a kernel that does nothing."""
-    us = lambda x: NONE if x is None else f"{x:.1f}"
-    rows = [[c["problem"].removeprefix("Problem(").removesuffix(")"), c["sampler"], us(c["gpu_us"]), us(c["do_bench_us"]),
+    us = lambda x: NONE if x is None else number(x) if x >= 0 else f"-{number(-x)}"
+    rows = [[_sizes(c["problem"]), c["sampler"], us(c["gpu_us"]), us(c["do_bench_us"]),
              us(c["difference_us"]), us(c["empty_launch_us"]), us(c["empty_do_bench_us"]),
              "the host's speed" if c["issue_bound"] else "the GPU"] for c in compared]
     head = ["problem", "sampler", "ours µs", "do_bench µs", "difference µs", "empty, ours", "empty, do_bench", "do_bench times"]

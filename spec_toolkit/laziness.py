@@ -58,6 +58,14 @@ def count(acceptance: float, batch: int = 200, draft_len: int = 8, vocab: int = 
     return Count(problem.acceptance, predicted_pairs(problem.acceptance, draft_len), counted, error, float(accepted.double().mean()) + 1)
 
 
+def bytes_table(counts, batch: int, draft_len: int, vocab: int, dtype: str = "bfloat16") -> str:
+    """A Markdown table of Counts: megabytes of rows that a step needs on average, with draft_lse too, and those of all rows."""
+    head = f"| acceptance | MB needed, B={batch}, K={draft_len}, V={vocab:,}, {dtype} | with draft_lse | MB of all rows |\n|---:|---:|---:|---:|\n"
+    size, whole = ITEMSIZE[dtype], batch * (2 * draft_len + 1) * vocab * ITEMSIZE[dtype]
+    needed = lambda c, given: f"{predicted_bytes(c.acceptance, batch, draft_len, vocab, size, given) / 1e6:,.0f}"
+    return head + "\n".join(f"| {c.acceptance:.3f} | {needed(c, False)} | {needed(c, True)} | {whole / 1e6:,.0f} |" for c in counts) + "\n"
+
+
 def table(counts) -> str:
     """A Markdown table of Counts."""
     head = "| acceptance | row pairs predicted | row pairs counted | tokens emitted |\n|---:|---:|---:|---:|\n"

@@ -16,15 +16,17 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .reading import METRICS, TIMES, caption, is_stale, kernels_first, label, number, of_the_limit, same_problem, speedup, value
+from .reading import METRICS, TIMES, caption, is_stale, kernels_first, label, number, of_the_limit, same_problem, speedup, tick, value
 from .reading import lengths as _lengths
 from .reading import some as _some
+from .reading import times as _times
 from .tables import table  # noqa: F401  (the table beside a figure is found where the figure is)
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 GREY = "#777777"
-CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)  # black is the limit's
+BROWN = "#5C3A1E"
+CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY, BROWN)  # black is the limit's
 MARKERS, DASHES = "osD^vP*X", ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -82,7 +84,7 @@ def bars(records, baseline: str = "python_loop") -> Chart:
     low = min([*floors, *(v for r in records for m in ("gpu_us", "call_us") if (v := value(r, m)))])
     axes.set(xscale="log", xlim=(low / 2, right * (2 * right / low) ** 0.25), yticks=range(len(records)), yticklabels=[label(r) for r in records],
              xlabel=f"µs (log scale); 2x: the call of {baseline} takes twice as long, same run")
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:,g}")
+    axes.xaxis.set_major_formatter(tick)
     axes.invert_yaxis()
     chart.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return _finish(chart, records)
@@ -127,7 +129,7 @@ def lines(records, x: str = "batch", metric: str = "gpu_us", baseline: str | Non
              ylabel=f"times faster than {baseline} ({TIMES[metric]})" if baseline else METRICS[metric])
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks], **{"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if x == "vocab" else {})
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:,g}")
+    axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside right upper", fontsize=8, frameon=False)
     return _finish(chart, records)
@@ -208,11 +210,11 @@ def _cell(axes, row, column, times, stale, limit, most) -> None:
     if np.isnan(times):
         axes.text(column, row, "not run", ha="center", va="center", fontsize=7, color="#666666")
         return
-    text = f"{times:.3g}x" + (" ×" if times < 1 else "") + ("\n(stale)" if stale else "")
+    text = _times(times) + (" ×" if times < 1 else "") + ("\n(stale)" if stale else "")
     colour = "white" if abs(np.log2(times)) > 0.6 * most else BLACK
     axes.text(column, row - (0.14 if limit else 0), text, ha="center", va="center", fontsize=8, color=colour)
     if limit:
-        axes.text(column, row + 0.24, f"{limit:.3g}x", ha="center", va="center", fontsize=6, color=colour)
+        axes.text(column, row + 0.24, _times(limit), ha="center", va="center", fontsize=6, color=colour)
     if stale:
         axes.add_patch(Rectangle((column - .5, row - .5), 1, 1, fill=False, hatch="///", linewidth=0,
                                  edgecolor="#888888"))

@@ -5,7 +5,7 @@ import numpy as np
 
 from . import plot
 from .plot import BLACK, styles, value
-from .reading import GOALS, is_stale, of_the_limit, some
+from .reading import GOALS, is_stale, of_the_limit, some, tick
 
 
 def against_bytes(records) -> plot.Chart:
@@ -58,7 +58,7 @@ def _points(axes, records, heights, style) -> None:
 def _finished(chart, axes, records) -> plot.Chart:
     axes.set(xscale="log", xlabel="megabytes of rows touched (log scale)")
     for axis in (axes.xaxis, *((axes.yaxis,) if axes.get_yscale() == "log" else ())):
-        axis.set_major_formatter(lambda v, _: f"{v:g}")
+        axis.set_major_formatter(tick)
     axes.grid(color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return plot._finish(chart, records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from . import plot
 from .parts import NAMES
 from .plot import BLACK, BLUE, GREEN, ORANGE, RED, value
-from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, speedup
+from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, speedup, tick
 
 COLOURS = {"launch": "#BBBBBB", "draw": ORANGE, "accept": GREEN, "rows": BLUE}
 HATCHES = {"launch": "", "draw": "//", "accept": "..", "rows": ""}
@@ -25,7 +25,7 @@ def ladder(records, first: str = "v1") -> plot.Chart:
         axes.axvline(empty, color=BLACK, linestyle=":", linewidth=1.2)
         longest = max(value(r, what="p90") for r in here)
         axes.set(xscale="log", xlim=(empty / 1.6, longest * (longest / empty) ** 0.33))
-        axes.xaxis.set_major_formatter(lambda v, _, longest=longest: f"{v:,g}" if v < 1.5 * longest else "")  # room for what stands beside the bars
+        axes.xaxis.set_major_formatter(lambda v, _, longest=longest: tick(v) if v < 1.5 * longest else "")  # room for what stands beside the bars
         axes.set_xlabel("GPU time, µs (log scale)", fontsize=8)
         axes.set_title(f"{problem}: limit {number(limit)} µs", fontsize=9)
     _rows(panels[0], [label(next(r for r in records if r["sampler"] == name)) for name in names])

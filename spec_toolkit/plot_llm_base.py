@@ -23,9 +23,11 @@ def caption(records, note: str = "") -> str:
     runs = sorted({len(arm["runs"]["seed"]) for r in records for arm in r["arms"]})
     size = lambda key: f" ({_size(models[key])})" if models.get(key) else ""
     days = sorted({r["created"][:10] for r in records})
+    tokens = sorted({arm["tokens"] for r in records for arm in r["arms"]})
     parts = [f"{models['target']}{size('target_parameters')} with {models['draft']}{size('draft_parameters')}, {models['dtype']}",
              environment["gpu"] or f"CPU ({environment['platform']})",
-             f"{max(r['spec']['prompts'] for r in records)} prompts, {span(runs)} runs of an arm, reading the prompt not counted, tokens of the last step beyond the limit counted",
+             (f"{max(r['spec']['prompts'] for r in records)} prompts, {span(runs)} runs of an arm, of {span(tokens)} tokens each, reading the "
+              "prompt not counted, tokens of the last step beyond the limit counted"),
              f"torch {environment['torch']}, transformers {environment['transformers']}"
              + (f", driver {environment['driver']}" if environment["driver"] else ""),
              " to ".join(dict.fromkeys((days[0], days[-1]))) + (f", commit {environment['git'][:9]}" if environment.get("git") else "")]
@@ -56,8 +58,8 @@ def short(arm) -> str:
     if arm["method"] == "plain":
         return "no speculation"
     if arm["method"] == "assisted":
-        return "transformers' assisted" + (", adaptive K" if arm["draft_len"] is None else "")
-    return f"speculation, {arm['sampler']}"
+        return "transformers' assisted, " + ("adaptive K" if arm["draft_len"] is None else f"K={arm['draft_len']}")
+    return f"speculation, {arm['sampler']}, K={arm['draft_len']}"
 
 
 def compared(records):

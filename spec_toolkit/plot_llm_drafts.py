@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from . import llm_bench_records as records_of
+from .llm_bench_costs import cost_model
 from .plot import BLUE, GREEN, GREY, ORANGE, RED, Chart
 from .plot_llm_base import compared, finish, panels
 
@@ -25,12 +26,14 @@ def acceptance(records) -> Chart | None:
             _acceptance(panel, record, colour, mark, 0.07 * (mark in "s^") - 0.07 * (mark in "D^"))  # side by side
         panel.set(xlabel="position of the draft token", ylim=(0, 1.04))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_title(f"{path} path", fontsize=9, loc="left")
+        panel.set_title(f"{path} path", fontsize=9, loc="left", fontweight="bold")
+        if held := records_of.held_out(records[0]):
+            panel.axhline(held, color=GREY, linestyle=":", linewidth=1.3, label=f"held-out texts of its training, T=1: {held:.3f}")
         panel.legend(frameon=False, fontsize=8, loc="lower left")
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes[0].set_ylabel("accepted, of the drafts looked at")
     return finish(chart, records, "Marks: counted in the timed runs, bars 1.96 standard errors as if drafts were independent. Dashed: predicted "
-                   "from the rows, in a pass of its own.", 65 * len(paths))
+                  "from the rows, in a pass of its own.", 65 * len(paths))
 
 
 def _acceptance(panel, record, colour, mark, shift):
@@ -53,19 +56,20 @@ def k_sweep(record) -> Chart | None:
     if not arms or record.arm("plain") is None:
         return None
     chart, (speed, steps) = panels(2, 10.4, 4.3)
-    model, best, ks = records_of.cost_model(record), records_of.best_draft_len(record), [arm["draft_len"] for arm in arms]
+    model, best, ks = cost_model(record), records_of.best_draft_len(record), [arm["draft_len"] for arm in arms]
     found = [records_of.spread(records_of.rates(arm)) for arm in arms]
     middle = np.array([s["median"] for s in found])
     stale = " (stale)" if record.stale else ""
-    speed.errorbar(ks, middle, yerr=[middle - [s["p10"] for s in found], np.array([s["p90"] for s in found]) - middle], color=BLUE, marker="o",
-                   markerfacecolor="white" if stale else BLUE, capsize=3, label=f"measured, {arms[0]['sampler']}{stale}")
+    error = [middle - [s["p10"] for s in found], np.array([s["p90"] for s in found]) - middle]
+    speed.errorbar(ks, middle, yerr=error, color=BLUE, marker="o", markerfacecolor="white" if stale else BLUE, capsize=3,
+                   label=f"measured, {arms[0]['sampler']}{stale}")
     dashed = {"color": RED, "linestyle": "--", "marker": "s", "markerfacecolor": "white"}
     speed.plot(list(model["tokens_per_s"]), list(model["tokens_per_s"].values()), **dashed, label="model of costs")
     plain = statistics.median(records_of.rates(record.arm("plain")))
     speed.axhline(plain, color=GREY, linestyle=":", linewidth=1.5, label=f"no speculation, {plain:,.0f}")
     top = dict(zip(ks, middle))[best]
-    speed.annotate(f"best K={best}\n{top:,.0f} tokens/s, {top / plain:.2f}x", (best, top), xytext=(0, 14), textcoords="offset points", ha="center",
-                   fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
+    speed.annotate(f"best K={best}: {top:,.0f} tokens/s,\n{top / plain:.2f}x no speculation", (best, top), xytext=(best, 0.4 * top),
+                   ha="left" if best < statistics.mean(ks) else "right", fontsize=8, arrowprops={"arrowstyle": "->", "color": BLUE})
     speed.set(xlabel="K, drafts of a step", ylabel="tokens/s", xticks=ks)
     speed.margins(y=0.25)
     speed.set_ylim(bottom=0)
@@ -73,11 +77,12 @@ def k_sweep(record) -> Chart | None:
     steps.plot(ks, [records_of.tokens_per_step(arm) for arm in arms], color=BLUE, marker="o", label="measured")
     expected = [records_of.expected_tokens(model["acceptance"], k) for k in ks]
     steps.plot(ks, expected, **dashed, label=f"(1 - a^(K+1)) / (1 - a), a = {model['acceptance']:.3f}")
-    steps.plot(ks, [k + 1 for k in ks], color=GREY, linestyle=":", label="all accepted")
+    steps.axhline(1, color=GREY, linestyle=":", linewidth=1.5, label="no speculation")
     steps.set(xlabel="K, drafts of a step", ylabel="tokens of a step", xticks=ks, ylim=(0, 1.35 * max(expected)))
     steps.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes in (speed, steps):
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    note = (f"{record.title}. Costs of the model: {model['draft_ms']:.3g} ms a draft, target {model['target_ms'][0]:.3g} ms (one token) to "
-            f"{model['target_ms'][1]:.3g} ms (K={max(ks)}), {model['other_ms']:.3g} ms the rest; its best K is {model['best']}.")
+    note = (f"{record.title}. Costs of the model: {model['draft_ms']:.3g} ms a draft, target {model['target_ms'][1]:.3g} ms (K={min(ks)}) to "
+            f"{model['target_ms'][2]:.3g} ms (K={max(ks)}; {model['target_ms'][0]:.3g} without drafts), {model['other_ms']:.3g} ms sampler and rest; "
+            f"its best K is {model['best']}.")
     return finish(chart, [record], note, 140)

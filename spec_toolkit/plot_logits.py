@@ -1,15 +1,15 @@
-"""Figures of the experiments from logits: times by shape, times against acceptance, row pairs against acceptance.
+"""Figures and tables of the experiments from logits: times against acceptance, row pairs against acceptance, bytes, draft_lse.
 
 Like plot.py it sees only records (and `laziness.Count`s, numbers of the CPU), and shares its colours, marks and captions.
 """
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.ticker import NullLocator
 
 from . import plot
 from .laziness import ITEMSIZE, predicted_bytes, predicted_pairs, recorded_pairs
-from .plot import BLACK, BLUE, CYCLE, DASHES, MARKERS, ORANGE, RED, value
+from .plot import BLACK, BLUE, ORANGE, RED, value
+from .plot_shapes import legend_name, log_axis, samplers
 
 
 def newest_gpu(records, flush: str | None = None) -> list:
@@ -20,40 +20,6 @@ def newest_gpu(records, flush: str | None = None) -> list:
     return [r for r in timed if same(r)]
 
 
-def _samplers(records) -> dict:
-    """sampler -> its colour, marker and dash, the same in every figure of these records; the fastest first."""
-    fastest = sorted(records, key=value)
-    names = list(dict.fromkeys(r["sampler"] for r in fastest))
-    return {name: {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i // 2 % len(DASHES)]}
-            for i, name in enumerate(names)}
-
-
-def _label(records) -> str:
-    return records[0]["sampler"] + (" (stale)" if any(map(plot.is_stale, records)) else "")
-
-
-def by_shape(records) -> plot.Chart:
-    """One row for each batch, K and vocabulary: the GPU time of every sampler, and the limit, on a log axis."""
-    records = plot._some(records)
-    shape = lambda r: (r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"])
-    shapes = sorted({shape(r) for r in records})
-    chart, axes = plot._chart(7.2, 2.1 + 0.42 * len(shapes))
-    for name, style in _samplers(records).items():
-        mine = [r for r in records if r["sampler"] == name]
-        middle, low, high = (np.array([value(r, what=what) for r in mine]) for what in ("median", "p10", "p90"))
-        face = "white" if any(map(plot.is_stale, mine)) else style["color"]
-        axes.errorbar(middle, [shapes.index(shape(r)) for r in mine], xerr=[np.maximum(0, middle - low), np.maximum(0, high - middle)],
-                      label=_label(mine), capsize=2, markersize=6, markerfacecolor=face, **style | {"linestyle": "none"})
-    for row, this in enumerate(shapes):
-        floors = [v for r in records if shape(r) == this and (v := value(r, "stream_read_us"))]
-        if floors:
-            axes.plot([np.median(floors)], [row], color=BLACK, marker="|", markersize=16, linestyle="none",
-                      label=None if row else "limit: plain read of the rows needed")
-    axes.set(xscale="log", xlabel=plot.METRICS["gpu_us"], ylim=(len(shapes) - 0.5, -0.5), yticks=range(len(shapes)),
-             yticklabels=[f"B={b}, K={k}, V={v:,}" for b, k, v in shapes])
-    return _finished(chart, axes, records, "x")
-
-
 def against_acceptance(records) -> plot.Chart:
     """GPU time of every sampler over the measured acceptance, with the limit: a plain read of the rows that are needed.
 
@@ -62,19 +28,19 @@ def against_acceptance(records) -> plot.Chart:
     records, asked = plot._some(records), lambda r: r["problem"]["acceptance_requested"]
     chart, axes = plot._chart(7.2, 4.8)
     at = lambda r: r["problem"]["acceptance_measured"]
-    for name, style in _samplers(records).items():
+    for name, style in samplers(records).items():
         mine = sorted((r for r in records if r["sampler"] == name), key=at)
         if len({asked(r) for r in mine}) != len(mine):
             raise ValueError(f"{name} has several records at one acceptance: filter to one batch, K, vocabulary and flush")
         face = "white" if any(map(plot.is_stale, mine)) else style["color"]
-        axes.plot([at(r) for r in mine], [value(r) for r in mine], label=_label(mine), markerfacecolor=face, markersize=5, linewidth=1.4, **style)
+        axes.plot([at(r) for r in mine], [value(r) for r in mine], label=legend_name(mine), markerfacecolor=face, markersize=5, linewidth=1.4, **style)
         axes.fill_between([at(r) for r in mine], *([value(r, what=what) for r in mine] for what in ("p10", "p90")),
                           color=style["color"], alpha=0.2, linewidth=0)
     floors = sorted({at(r): v for r in records if (v := value(r, "stream_read_us"))}.items())
     if floors:
         axes.plot(*zip(*floors), color=BLACK, linestyle=":", linewidth=2, label="limit: plain read of the rows needed")
     axes.set(yscale="log", xlim=(0, 1), xlabel="acceptance (measured mean of the sum over ids of min(target, draft))", ylabel=plot.METRICS["gpu_us"])
-    return _finished(chart, axes, records, "y")
+    return log_axis(chart, axes, records, "y")
 
 
 def row_pairs(counts, draft_len: int, records=()) -> plot.Chart:
@@ -93,18 +59,6 @@ def row_pairs(counts, draft_len: int, records=()) -> plot.Chart:
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.94), fontsize=8, frameon=False)
     return plot._finish(chart, records) if records else chart
-
-
-def _finished(chart, axes, records, along: str) -> plot.Chart:
-    axes.grid(axis=along, color="#DDDDDD", linewidth=0.6)
-    axis = axes.xaxis if along == "x" else axes.yaxis
-    axis.set_major_formatter(lambda v, _: f"{v:g}")
-    axis.set_minor_locator(NullLocator())
-    low, high = np.log10(axes.get_xlim() if along == "x" else axes.get_ylim())
-    axis.set_ticks([t for power in range(int(low) - 1, int(high) + 2) for t in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)
-                    if low <= np.log10(t) <= high])
-    chart.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
-    return plot._finish(chart, records)
 
 
 def bytes_table(records) -> str:
@@ -129,3 +83,10 @@ def lse_table(records, with_lse) -> str:
         times = [f"{value(x, metric):.1f}" if value(x, metric) else "–" for metric in ("gpu_us", "stream_read_us") for x in pair]
         lines.append(f"| {batch} | {length} | {vocab:,} | {plot.label(r)} | " + " | ".join(times) + " |")
     return "\n".join(lines) + "\n"
+
+
+def lse_bytes(shapes, acceptance: float, dtype: str = "bfloat16") -> str:
+    """A Markdown table: megabytes that a step needs on average, predicted, without and with draft_lse. shapes: (batch, K, vocab)."""
+    needed = lambda shape, given: f"{predicted_bytes(acceptance, *shape, ITEMSIZE[dtype], given) / 1e6:,.1f}"
+    lines = [f"| {b} | {k} | {v:,} | {needed((b, k, v), False)} | {needed((b, k, v), True)} |" for b, k, v in shapes]
+    return "\n".join([f"| B | K | V | MB predicted, acceptance {acceptance:g} | with draft_lse |", "|---:|---:|---:|---:|---:|", *lines]) + "\n"

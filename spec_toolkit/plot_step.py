@@ -5,7 +5,7 @@ import numpy as np
 
 from . import plot, step
 from .plot import BLACK, BLUE, ORANGE, RED, value
-from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some
+from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, tick
 
 LEADING = 16  # requests that a picture of an outcome shows
 
@@ -48,7 +48,7 @@ def race(axes, records, title: str = "", marked: str | None = None) -> None:
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, fontsize=8)
     longest, shortest = max(map(value, ordered)), min([*map(value, ordered), *([limit] if limit else [])])
     axes.set(xscale="log", xlim=(shortest / 2, longest * 4), xlabel="GPU time, µs (log scale)", yticks=range(len(ordered)), yticklabels=[label(r) for r in ordered])
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes.xaxis.set_major_formatter(tick)
     axes.set_title(title, fontsize=9)
     axes.invert_yaxis()
 
@@ -75,7 +75,7 @@ def shares(records, longest: float = 60.0) -> plot.Chart:
         panel.set_xticks([ms for ms in (1, 2, 5, 10, 20, 60, 200) if ms <= longest])
         panel.minorticks_off()
         for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(lambda v, _: f"{v:g}")
+            axis.set_major_formatter(tick)
         panel.grid(color="#DDDDDD", linewidth=0.6)
         panel.set_title(title, fontsize=9)
     low, high = (f(panel.get_ylim()[i] for panel in axes) for i, f in ((0, min), (1, max)))
@@ -89,9 +89,10 @@ def shares(records, longest: float = 60.0) -> plot.Chart:
 
 def matters(records, metric: str = "gpu_us") -> plot.Chart:
     """Over the batch: the length of a step below which each sampler takes more than PART of it. One record per sampler and batch."""
+    styles = plot.styles(records)  # of all of them, so that a sampler has the colour that it has in `shares`
     records = some(r for r in records if value(r, metric))
     chart, axes = plot._chart(7.2, 4.4)
-    for name, style in plot.styles(records).items():
+    for name, style in ((name, styles[name]) for name in kernels_first(records)):
         mine = sorted((r for r in records if r["sampler"] == name), key=lambda r: r["problem"]["batch"])
         plot._one_each(mine, "batch", name)
         axes.plot([r["problem"]["batch"] for r in mine], [step.matters_below(value(r, metric)) for r in mine], markersize=5, linewidth=1.4,
@@ -100,7 +101,7 @@ def matters(records, metric: str = "gpu_us") -> plot.Chart:
     axes.set(xscale="log", yscale="log", xlabel="batch B", ylabel=f"step length with a share of {step.PART:.0%}, ms")
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside right upper", fontsize=8, frameon=False)
     return plot._finish(chart, records, "Below a line the sampler takes a larger share; above it, a smaller one.")

@@ -163,7 +163,8 @@ def commit_of(record) -> str | None:
 
 def _range(values) -> str:
     values = sorted(values)
-    return ", ".join(map(str, values)) if len(values) < 4 else f"{values[0]} to {values[-1]}"
+    texts = [f"{v:,}" if isinstance(v, int) else str(v) for v in values]
+    return ", ".join(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
 
 
 def percent(part: float) -> str:
@@ -173,3 +174,18 @@ def percent(part: float) -> str:
 def number(x: float) -> str:
     """Microseconds as they are printed: 1,234 or 12.3; never -0.0."""
     return f"{x:,.0f}" if x >= 100 else f"{round(x, 1) + 0.0:.1f}"
+
+
+def times(factor: float) -> str:
+    """A ratio in three digits: 2,803x, 16.8x, 5.00x, 0.07x."""
+    return f"{factor:,.{0 if factor >= 99.95 else 1 if factor >= 9.995 else 2}f}x"
+
+
+def tick(x: float, _=None) -> str:
+    """A number beside an axis, never with an exponent: 0.01, 5, 1,000,000. (A formatter of matplotlib, hence the second argument.)"""
+    return f"{x:,.10g}"
+
+
+def two_digits(x: float) -> str:
+    """A number of which two digits say enough, never with an exponent: 0.052, 3.1, 19, 4,100."""
+    return tick(float(f"{x:.2g}"))

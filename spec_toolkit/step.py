@@ -4,7 +4,7 @@ A step here is one pass of the draft and target models, `step_ms` without the sa
 """
 from __future__ import annotations
 
-from .reading import kernels_first, number, sizes, value
+from .reading import kernels_first, number, sizes, two_digits, value
 from .tables import NONE, markdown
 
 PART = 0.01  # a sampler that takes less than this part of a step can be forgotten
@@ -32,9 +32,9 @@ def table(records, steps, metric: str = "gpu_us") -> str:
         record = next(r for r in records if r["sampler"] == name)
         us = time_of(record, metric)
         called = "" if value(record, metric) else " (whole call)"
-        rows.append([name + called, number(us), *(_percent(share(us, ms)) for ms in steps), f"{matters_below(us):.2g}"] if us else [name, *[NONE] * (len(steps) + 2)])
+        rows.append([name + called, number(us), *(_percent(share(us, ms)) for ms in steps), two_digits(matters_below(us))] if us else [name, *[NONE] * (len(steps) + 2)])
     return markdown(["sampler", f"µs, {sizes(records[0])}", *(f"of a {ms:g} ms step" for ms in steps), f"more than {PART:.0%} below, ms"], rows)
 
 
 def _percent(part: float) -> str:
-    return f"{100 * part:.2g}%"
+    return two_digits(100 * part) + "%"

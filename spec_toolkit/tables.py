@@ -43,7 +43,8 @@ def table(records, baseline: str = "python_loop", metric: str = "call_us") -> st
 
 
 def _column(record, key: str) -> str:
-    return lengths(record) if key == "draft_len" else str(record["flush"] if key == "flush" else record["problem"].get(key))
+    value = lengths(record) if key == "draft_len" else record["flush"] if key == "flush" else record["problem"].get(key)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _row(record, records, varying, baseline, metric) -> list[str]:
@@ -64,7 +65,7 @@ def _us(us) -> str:
 
 
 def _times(factor, places: int = 1) -> str:
-    return NONE if factor is None else f"{factor:,.{places}f}x"
+    return NONE if factor is None else f"{factor:,.{0 if factor >= 99.95 else places}f}x"
 
 
 def _share(part) -> str:
@@ -120,7 +121,7 @@ def side_by_side(records, *columns: str) -> str:
     """A row for each problem, a column for each sampler: its GPU time in µs, or its whole call where it has none; then the limit
     and the share of it that the last rung reaches. columns: what else tells the rows apart, keys of `DETAILS`."""
     records = some(records)
-    key = lambda r: (sizes(r), *(str(_detail(r, column)) for column in columns))
+    key = lambda r: (sizes(r), *(str(detail(r, column)) for column in columns))
     names = kernels_first(records)
     kernels = [name for name in names if any(r["sampler"] == name and r.get("sampler_kind") == "kernel" for r in records)]
     body = []
@@ -138,14 +139,15 @@ def side_by_side(records, *columns: str) -> str:
 DETAILS = {"flush": "flush", "dtype": "rows", "row_padding": "padding", "acceptance": "acceptance"}
 
 
-def _detail(record, column: str):
+def detail(record, column: str):
+    """What a record has in a column of DETAILS."""
     of_problem = {"dtype": "dtype", "acceptance": "acceptance_requested"}
     return _padding(record) if column == "row_padding" else record["flush"] if column == "flush" else record["problem"][of_problem[column]]
 
 
 def _order(record, columns) -> tuple:
     p = record["problem"]
-    return p["batch"], str(p["draft_len"]), p["vocab"], *(str(_detail(record, column)) for column in columns)
+    return p["batch"], str(p["draft_len"]), p["vocab"], *(str(detail(record, column)) for column in columns)
 
 
 def _time_or_call(record) -> str:

@@ -38,7 +38,7 @@ def cupy_imports(tree):
 
 @pytest.mark.parametrize("name, allowed", [("problem.py", set()), ("results.py", set()), ("reading.py", {"results"}), ("tables.py", {"reading"}), ("plot.py", {"reading", "tables"}),
                                            ("parts.py", {"reading", "tables"}), ("plot_ladder.py", {"plot", "parts", "reading"}), ("plot_grid.py", {"plot", "reading"}),
-                                           ("step.py", {"reading", "tables"}), ("plot_step.py", {"plot", "step", "reading"}),
+                                           ("plot_shapes.py", {"plot", "reading", "tables"}), ("conditions.py", {"reading"}), ("step.py", {"reading", "tables"}), ("plot_step.py", {"plot", "step", "reading"}),
                                            ("decoding.py", set()), ("speedup.py", {"decoding"}),
                                            ("llm_bench_records.py", {"results"}), ("plot_llm_base.py", {"plot"}),
                                            ("plot_llm_drafts.py", {"plot", "plot_llm_base", "llm_bench_records"}),

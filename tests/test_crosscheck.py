@@ -40,7 +40,7 @@ def test_both_clocks_are_recorded_and_shown(paper, tmp_path, capsys):
     ours, slow = crosscheck.load_crosscheck(tmp_path)
     assert ours["ratio"] == pytest.approx(1.2) and ours["difference_us"] == pytest.approx(2) and not ours["issue_bound"] and slow["issue_bound"]
     row = crosscheck.table([ours]).splitlines()[2]
-    assert row.startswith("| batch=2, draft_len=1, vocab=8, probs float32") and row.endswith("| torch_vectorised | 10.0 | 12.0 | 2.0 | 3.5 | 5.0 | the GPU |")
+    assert row.startswith("| B=2, K=1, V=8 |") and row.endswith("| torch_vectorised | 10.0 | 12.0 | 2.0 | 3.5 | 5.0 | the GPU |")
     assert row in capsys.readouterr().out and "the host's speed" in crosscheck.table([slow])
     assert results.load_records(tmp_path) == [], "it is no record of an experiment"
 

@@ -42,7 +42,7 @@ def words(chart):
 
 def test_caption_names_hardware_dtype_flush_and_sizes():
     text = plot.caption(demo())
-    for part in ("NVIDIA H200", "float32 probabilities", "flushed by reading", "B=4", "V=32000", "K=8", "100 samples", "acceptance 0.70", "commit 012345678"):
+    for part in ("NVIDIA H200", "float32 probabilities", "flushed by reading", "B=4", "V=32,000", "K=8", "100 samples", "acceptance 0.70", "commit 012345678"):
         assert part in text
 
 

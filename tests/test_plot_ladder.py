@@ -75,7 +75,7 @@ def test_a_heat_map_has_a_panel_for_each_k():
     panels = plot.heatmap(grid(), "flashinfer_chain", "v5").axes
     assert [axes.get_title() for axes in panels[:2]] == ["K=1", "K=4"] and all(len(axes.texts) == 8 for axes in panels[:2])
     few, many = f"{20.6 / (4 + 1 / 4.5):.3g}x", f"{164 / (4 + 240 / 4.5):.3g}x"  # the limits
-    assert texts(panels[0]).split() == ["3.3x", few, "3.3x", few, "2.58x", many, "2.58x", many]
+    assert texts(panels[0]).split() == ["3.30x", few, "3.30x", few, "2.58x", many, "2.58x", many]
     whole = plot.heatmap(grid(), "flashinfer_chain", "v5", "call_us").axes
     assert len(whole[0].texts) == 4, "the limit is one of GPU time"
     with pytest.raises(ValueError, match="several records"):
