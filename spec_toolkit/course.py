@@ -36,6 +36,24 @@ def predicted(sampler, record) -> int | None:
     return sampler.contract.number(sampler.contract.bytes, sampler.contract.resolve(known) | {"rejected": p["rejected"]}) or None
 
 
+SHOWN_SIZES = {"batch": 64, "max_draft": 4, "vocab": 128256}
+WIDTHS = {"int": 4, "unsigned": 4, "unsigned int": 4, "float": 4, "double": 8, "long long": 8, "unsigned long long": 8}
+
+
+def extra_memory(sampler) -> str:
+    """Bytes of the rung's scratch arrays at SHOWN_SIZES, on a GPU of 132 multiprocessors, beside those of the rows."""
+    contract_, sizes = sampler.contract, SHOWN_SIZES
+    itemsize = 2 if sampler.input == "logits" else 4
+    known = contract_.resolve({**sizes, "num_draft": sizes["batch"] * sizes["max_draft"], "itemsize": itemsize, "sm_count": 132, "max_cluster": 16,
+                               "together": 2**31 - 1, "shared_bytes": 227 << 10, **sampler.tune})
+    types = {name: ctype.removeprefix("const ").removesuffix("*") for launch in contract_.launches for ctype, name in launch.parameters}
+    total = sum(contract_.number(count, known) * WIDTHS[types[name]] for name, count in contract_.scratch.items())
+    if not total:
+        return "none"
+    rows = sizes["batch"] * (2 * sizes["max_draft"] + 1) * sizes["vocab"] * itemsize
+    return f"{total / 1e3:,.1f} KB for B={sizes['batch']}, K={sizes['max_draft']}, V={sizes['vocab']:,}, whose rows are {rows / 1e6:,.0f} MB"
+
+
 def times(sampler, records) -> str:
     """A Markdown table: a row for each problem on which the rung was timed; "" if there is none."""
     rows = []
@@ -62,6 +80,7 @@ def section(sampler, folders, found: dict, hashes: dict | None = None) -> str:
         used = one["used"]["float32"]
         stale = " (stale)" if one["source_hash"] != sampler.source_hash else ""
         lines += [f"* *Registers*{stale} " + ", ".join(f"{arch} {compiled._used(kernels)}" for arch, kernels in used.items())]
+    lines.append(f"* *Extra memory* {extra_memory(sampler)}")
     text = "\n".join(lines) + "\n"
     for folder in folders:
         experiment = SHOWN_AT[sampler.input]

@@ -45,6 +45,14 @@ def test_the_bytes_are_those_of_the_contract():
     assert course.predicted(v1, made) is None
 
 
+def test_the_extra_memory_is_that_of_the_scratch_arrays():
+    assert course.extra_memory(load_sampler("v1")) == "none"
+    tiles = -(-128256 * 2 // 2048)
+    words = 4 * 64 * 5 * 6 * tiles + 8 * 64 * 5 + 8 * 64 * 2 + 4 * 64  # tile_stats, arrived, verdicts, drawing
+    assert course.extra_memory(load_sampler("v10")) == f"{words / 1e3:,.1f} KB for B=64, K=4, V=128,256, whose rows are 148 MB"
+    assert all(course.extra_memory(load_sampler(name)) for name in list_kernels())
+
+
 def test_a_section_is_made_of_header_registers_and_records(tmp_path):
     folders = written(tmp_path, rung("v4", 20.0), rung("v4", 5.0, batch=1, rejected=1), rung("v5", 12.0))
     v4 = load_sampler("v4")
