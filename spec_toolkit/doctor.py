@@ -14,7 +14,9 @@ from collections.abc import Callable
 from . import ailments, doctor_cuda
 from .ailments import ABSENT, FAILED, OK, Absent, Broken, Finding, run, version
 
-NOTEBOOKS = ("jupyterlab", "papermill", "matplotlib", "ipykernel", "nbconvert", "ipywidgets")
+RUN_NOTEBOOKS = ("papermill", "ipykernel", "matplotlib", "ipywidgets")
+OPEN_NOTEBOOKS = {"jupyterlab": "opens notebooks", "nbconvert": "makes pages of them"}
+EXTRA = "pip install 'spec-toolkit[notebooks]'   (in a checkout: pip install -e '.[notebooks]')"
 
 
 def asked(name: str, probe: Callable[[], str]) -> Finding:
@@ -50,10 +52,12 @@ def torch() -> str:
 
 
 def notebooks() -> str:
-    missing = [name for name in NOTEBOOKS if version(name) is None]
-    if missing:
-        raise Broken(f"missing: {', '.join(missing)}", "pip install 'spec-toolkit[notebooks]'   (in a checkout: pip install -e '.[notebooks]')")
-    return version(*NOTEBOOKS)
+    """What runs a notebook from the command line must be there; what opens one by hand may be on another machine."""
+    if missing := [name for name in RUN_NOTEBOOKS if version(name) is None]:
+        raise Broken(f"missing: {', '.join(missing)}: `spec-toolkit run` and `sweep` need it", EXTRA)
+    if by_hand := [f"{name}, which {does}," for name, does in OPEN_NOTEBOOKS.items() if version(name) is None]:
+        raise Absent(f"run and sweep work ({version(*RUN_NOTEBOOKS)}); {' and '.join(by_hand)} is not installed", EXTRA)
+    return version(*RUN_NOTEBOOKS, *OPEN_NOTEBOOKS)
 
 
 def compiler() -> str:

@@ -8,6 +8,7 @@ from . import ailments
 from .ailments import Absent, Broken, run, version
 
 OFFLINE_ARCH = 90
+ASKED = ("name", "driver_version", "memory.total", "memory.used", "compute_cap")  # of nvidia-smi
 CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 NEEDS_GPU = "needs a GPU", ""
 HEADERS = "pip install nvidia-cuda-runtime-cu12   (CUDA 13: nvidia-cuda-runtime), or set CUDA_PATH to a toolkit"
@@ -22,10 +23,27 @@ def _cuda() -> str:
 def driver() -> str:
     if not ailments.has_gpu():
         raise Absent("no NVIDIA GPU here: kernels run on the CPU executor, and nothing is timed", "a machine with a GPU and its driver; nothing else is needed")
-    if not (found := run("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used,compute_cap", "--format=csv,noheader")):
+    if not (found := run("nvidia-smi", f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader,nounits")):
         raise Broken("there is a GPU, but nvidia-smi does not answer: the driver is not loaded, or is not passed into this container",
                      "modprobe nvidia; in a container: docker run --gpus all ...; after a driver update: reboot")
-    return "; ".join(line for line in found.splitlines())
+    return gpus_in_words(found)
+
+
+def gpus_in_words(csv: str) -> str:
+    """nvidia-smi's lines of ASKED, without units, as a line: equal GPUs together, with their number; the driver, which is one, once."""
+    rows = [[field.strip() for field in line.split(",")] for line in csv.splitlines()]
+    if any(len(row) != len(ASKED) for row in rows):
+        return "; ".join(csv.splitlines())  # a name with a comma in it: as nvidia-smi has it
+    kinds: dict[tuple, list] = {}
+    for name, _, total, used, capability in rows:
+        kinds.setdefault((name, total, capability), []).append(used)
+    said = [(f"{len(used)} x " if len(used) > 1 else "") + f"{name} (compute capability {capability}, {_gib(total)}" + (" each" if len(used) > 1 else "")
+            + f", in use {' and '.join(map(_gib, used))})" for (name, total, capability), used in kinds.items()]
+    return f"{', '.join(said)}, driver {', '.join(dict.fromkeys(row[1] for row in rows))}"
+
+
+def _gib(mebibytes: str) -> str:
+    return f"{int(mebibytes) / 1024:.1f} GiB" if mebibytes.isdigit() else mebibytes  # "[N/A]" of a GPU that shares its memory
 
 
 def torch_gpu() -> str:

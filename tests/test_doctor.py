@@ -62,6 +62,23 @@ def test_a_gpu_that_nobody_reaches(gpu_shown, monkeypatch):
     assert [found(name).state for name in ("CuPy", "NVRTC")] == [doctor.FAILED] * 2 and "cuda12]" in found("CuPy").mend
 
 
+def test_notebooks_run_where_jupyterlab_is_not(monkeypatch):
+    without(monkeypatch, "jupyterlab")
+    finding = found("notebooks")
+    assert finding.state == doctor.ABSENT and "jupyterlab, which opens notebooks, is not installed" in finding.found and "papermill" in finding.found
+    assert "spec-toolkit[notebooks]" in finding.mend and doctor.summary([finding]) == "nothing that should work here fails"
+
+
+def test_gpus_are_told_in_words():
+    one = "NVIDIA H100 80GB HBM3, 580.159.04, 81559, 0, 9.0"
+    assert doctor_cuda.gpus_in_words(one) == "NVIDIA H100 80GB HBM3 (compute capability 9.0, 79.6 GiB, in use 0.0 GiB), driver 580.159.04"
+    two = doctor_cuda.gpus_in_words(one + "\n" + one.replace(" 0,", " 2048,"))
+    assert two == "2 x NVIDIA H100 80GB HBM3 (compute capability 9.0, 79.6 GiB each, in use 0.0 GiB and 2.0 GiB), driver 580.159.04"
+    other = doctor_cuda.gpus_in_words(one + "\nNVIDIA GB10, 580.159.04, [N/A], [N/A], 12.1")
+    assert other.endswith("NVIDIA GB10 (compute capability 12.1, [N/A], in use [N/A]), driver 580.159.04") and other.startswith("NVIDIA H100")
+    assert doctor_cuda.gpus_in_words("odd, name, 1") == "odd, name, 1"
+
+
 def test_two_cupys_and_an_old_driver(monkeypatch):
     runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 12080)
     fake = types.SimpleNamespace(__version__="14", cuda=types.SimpleNamespace(runtime=runtime, nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0))))
@@ -82,7 +99,7 @@ def test_no_compiler(monkeypatch):
 
 def test_missing_notebook_packages(monkeypatch):
     without(monkeypatch, "papermill", "ipywidgets")
-    assert found("notebooks").found == "missing: papermill, ipywidgets" and "spec-toolkit[notebooks]" in found("notebooks").mend
+    assert found("notebooks").state == doctor.FAILED and found("notebooks").found.startswith("missing: papermill, ipywidgets") and "spec-toolkit[notebooks]" in found("notebooks").mend
 
 
 def test_no_headers_and_a_sampler_that_is_not_exact(monkeypatch):
