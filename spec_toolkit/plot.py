@@ -101,7 +101,7 @@ def _bar(axes, y: float, record, metric: str, colour: str, text: str) -> None:
     hatch = "////" if is_stale(record) else None
     axes.barh(y, middle, height=0.36, color=colour, edgecolor=BLACK, linewidth=0.5, hatch=hatch)
     axes.errorbar(middle, y, xerr=[[max(0, middle - low)], [max(0, high - middle)]], color=BLACK, capsize=2, linewidth=1)
-    axes.annotate(f" {number(middle)}{text}", (high, y), va="center", fontsize=8)
+    axes.annotate(f"{number(middle)}{text}", (high, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def lines(records, x: str = "batch", metric: str = "gpu_us", baseline: str | None = None) -> Chart:

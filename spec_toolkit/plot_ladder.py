@@ -43,9 +43,9 @@ def _rung(axes, row: int, record, records, first: str) -> None:
     axes.barh(row, middle, height=0.62, color=BLUE if kernel else ORANGE, hatch="xxxx" if is_stale(record) else "" if kernel else "//",
               edgecolor=BLACK, linewidth=0.5)
     axes.errorbar(middle, row, xerr=[[max(0, middle - low)], [max(0, high - middle)]], color=BLACK, capsize=2, linewidth=1)
-    text = f" {number(middle)}" + (f" · {percent(of_the_limit(record))}" if of_the_limit(record) else "")
+    text = number(middle) + (f" · {percent(of_the_limit(record))}" if of_the_limit(record) else "")
     axes.annotate(text + (f" · {number(faster)}x" if faster and record["sampler"] != first else ""), (max(high, middle), row), va="center",
-                  fontsize=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})
+                  xytext=(4, 0), textcoords="offset points", fontsize=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})
 
 
 def taken_apart(parts, records) -> plot.Chart:

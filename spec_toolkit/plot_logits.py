@@ -10,6 +10,7 @@ from . import plot
 from .laziness import ITEMSIZE, predicted_bytes, predicted_pairs, recorded_pairs
 from .plot import BLACK, BLUE, ORANGE, RED, value
 from .plot_shapes import legend_name, log_axis, samplers
+from .reading import sizes
 
 
 def newest_gpu(records, flush: str | None = None) -> list:
@@ -59,6 +60,17 @@ def row_pairs(counts, draft_len: int, records=()) -> plot.Chart:
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.94), fontsize=8, frameon=False)
     return plot._finish(chart, records) if records else chart
+
+
+def fastest(records, samplers) -> str:
+    """Which of the samplers took the least GPU time on each problem: "v9 at B=1, K=4, V=32,000; v10 at ..."."""
+    best = {}
+    for r in sorted((r for r in records if r["sampler"] in samplers), key=value, reverse=True):
+        best[r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"]] = r
+    found = {}
+    for shape in sorted(best):
+        found.setdefault(plot.label(best[shape]), []).append(sizes(best[shape]))
+    return "; ".join(f"{name} at {' and '.join(at)}" for name, at in found.items())
 
 
 def bytes_table(records) -> str:

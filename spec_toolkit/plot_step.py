@@ -41,7 +41,7 @@ def race(axes, records, title: str = "", marked: str | None = None) -> None:
         share = of_the_limit(record)
         axes.barh(row, value(record), color=ORANGE if record["sampler"] == marked else BLUE, edgecolor=BLACK, linewidth=0.5,
                   hatch="//" if record["sampler"] == marked else "xxxx" if is_stale(record) else "")
-        axes.annotate(f" {number(value(record))}" + (f" · {percent(share)}" if share else ""), (value(record), row), va="center", fontsize=8)
+        axes.annotate(number(value(record)) + (f" · {percent(share)}" if share else ""), (value(record), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     limit = next((v for r in ordered if (v := value(r, "stream_read_us"))), None)
     if limit:
         axes.axvline(limit, color=RED, linestyle="--", linewidth=1.3, label=f"limit: plain read, {number(limit)} µs")
@@ -84,7 +84,7 @@ def shares(records, longest: float = 60.0) -> plot.Chart:
     axes[0].set_ylabel("sampler's share of the step, % (log scale)")
     entries = {text: handle for panel in axes for handle, text in zip(*panel.get_legend_handles_labels())}
     chart.legend(entries.values(), entries, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    return plot._finish(chart, records, f"{sizes(records[0])}.", 150)
+    return plot._finish(chart, records, width=150)
 
 
 def matters(records, metric: str = "gpu_us") -> plot.Chart:

@@ -13,7 +13,7 @@ from .results import problem_slug
 METRICS = {"gpu_us": "GPU time (graph replay, cold L2), µs", "call_us": "whole eager call with its synchronisation, µs",
            "host_us": "host time to issue an eager call, µs", "bind_us": "host time to bind a problem, µs"}
 TIMES = {"gpu_us": "GPU time", "call_us": "time of the whole call", "host_us": "host time", "bind_us": "time to bind"}  # in short
-FLUSHED = {"read": "reading", "write": "writing", "written": "reading, the rows then written again"}
+FLUSHED = {"read": "reading", "write": "writing", "written": "reading with the rows then written again"}
 GOALS = ((20e6, 0.70), (50e6, 0.80), (200e6, 0.90))  # (bytes touched, share of the limit that we want from there on)
 PROBLEM_COLUMNS = {"batch": "B", "draft_len": "K", "vocab": "V", "dtype": "rows", "acceptance_requested": "acceptance"}
 
@@ -144,7 +144,7 @@ def caption(records) -> str:
         parts.append(f"measured acceptance {low:.2f}" + (f" to {high:.2f}" if round(high - low, 2) else ""))
     flushes = distinct(records, lambda r: r.get("flush"))
     if flushes:
-        parts.append("L2 flushed by " + " or ".join(FLUSHED.get(f, f) for f in flushes))
+        parts.append("L2 flushed by " + " or by ".join(FLUSHED.get(f, f) for f in flushes))
     counts = distinct(records, lambda r: len(r.get("gpu_us_samples") or r.get("call_us_samples") or []) or None)
     if counts:
         parts.append(f"median and p10 to p90 of {_range(counts)} samples")
