@@ -132,7 +132,7 @@ def _loops(folder, root, hashes) -> tuple[str, dict]:
     for gpu, records in llm_bench_page.gpus(folder, hashes).items():
         drawn, _ = llm_bench_page.shown(records)
         figures |= {gpu / "llm" / name: chart for name, chart in drawn.items()}
-        parts += [f"* {sentence}" for sentence in llm_bench_page.answer(records)]
+        parts += [f"* {sentence}" for sentence in llm_bench_page.answer(records, brief=True)]
         for name, chart in list(drawn.items())[:1]:
             parts += [f"\n![{name} on {gpu.name}]({Path(os.path.relpath(gpu / 'llm' / name, root)).as_posix()}.svg)\n\n{chart.caption_text}\n"]
     return "\n".join(parts) or llm_bench_page.EMPTY, figures

@@ -24,12 +24,18 @@ class LoopRecord(dict):
 
     @property
     def title(self) -> str:
-        return f"{self['path']} path{self.forward}, B={self['batch']}, T={self['temperature']:g}"
+        return f"{self.forms}, B={self['batch']}, T={self['temperature']:g}"
+
+    @property
+    def forms(self) -> str:
+        """The path, and whose forward it takes."""
+        return f"{self['path']} path{self.forward}"
 
     @property
     def forward(self) -> str:
         """Whose forward the graph path takes, in words; "" on the eager path, where it is transformers'."""
-        return {"both": " (own forward)", "draft": " (own forward of the draft)", "none": " (transformers' forward)"}.get(self.get("fused"), "")
+        words = {"both": " (own forward)", "draft": " (transformers' target, own draft)", "none": " (transformers' forward)"}
+        return words.get(self.get("fused"), "")
 
     @property
     def rank(self) -> int:
@@ -40,6 +46,11 @@ class LoopRecord(dict):
         """The first arm of that method, and of the sampler and K where they are given; None if there is none."""
         return next((arm for arm in self["arms"] if arm["method"] == method and sampler in (None, arm["sampler"])
                      and draft_len in (None, arm["draft_len"])), None)
+
+    def measured(self) -> list[dict]:
+        """The arms of speculation with the sampler that plain decoding uses too: the one that is measured."""
+        plain = self.arm("plain")
+        return [arm for arm in self["arms"] if plain and arm["method"] == "speculation" and arm["sampler"] == plain["sampler"]]
 
     def __repr__(self) -> str:
         return f"LoopRecord({self['kind']}, {self.title}, {len(self['arms'])} arms{', failed' if self.get('error') else ''})"
@@ -106,6 +117,12 @@ def speedups(arm: dict, base: dict) -> list[float]:
     return [rate / at[p, s] for p, s, rate in mine if rate and (p, s) in at]
 
 
+def rates_by_seed(arm: dict) -> list[float]:
+    """Median tokens/s of the runs of each seed, in the order in which they were made."""
+    runs = list(zip(arm["runs"]["seed"], arm["runs"]["tokens_per_s"]))
+    return [statistics.median(found) for seed in sorted(set(arm["runs"]["seed"])) if (found := [rate for s, rate in runs if s == seed and rate])]
+
+
 def spread(samples) -> dict | None:
     """median, p10 and p90; None without samples."""
     return results.spread(samples) if samples else None
@@ -122,6 +139,17 @@ def step_ms(arm: dict) -> dict[str, float] | None:
     return {part: 1000 * sum(runs[f"{part}_s"]) / steps for part in PARTS} if steps and None not in runs["draft_s"] else None
 
 
+def run_step_ms(arm: dict) -> list[float]:
+    """ms of a step of the batch in every run, also of one that cannot be taken apart: there by its rate, of the steps behind its first."""
+    runs, found = arm["runs"], []
+    for i, steps in enumerate(runs["steps"]):
+        if steps and runs["draft_s"][i] is not None:
+            found.append(1000 * sum(runs[f"{part}_s"][i] for part in PARTS) / steps)
+        elif steps and runs["tokens_per_s"][i]:
+            found.append(1000 * runs["emitted"][i] / runs["tokens_per_s"][i] / steps)
+    return found
+
+
 def sampler_shares(arm: dict) -> list[float]:
     """The sampler's share of the time of every run."""
     columns = zip(*(arm["runs"][f"{part}_s"] for part in PARTS))
@@ -131,6 +159,14 @@ def sampler_shares(arm: dict) -> list[float]:
 def tokens_per_step(arm: dict) -> float | None:
     counted = sum(arm["runs"]["request_steps"])
     return sum(arm["runs"]["emitted"]) / counted if counted else None
+
+
+def kept_per_step(arm: dict) -> float | None:
+    """Tokens of the texts over all steps of their requests: without what a last step decodes beyond the limit, and with the first
+    step of transformers' own way, which is not timed since it reads the prompt. So the two are comparable."""
+    runs = arm["runs"]
+    steps = sum(runs["request_steps"]) + (len(runs["seed"]) if arm["method"] == "assisted" else 0)
+    return sum(runs["new_tokens"]) / steps if steps else None
 
 
 def acceptance(arm: dict) -> list[float | None]:
@@ -154,25 +190,13 @@ def equal_texts(arm: dict, base: dict) -> tuple[int, int]:
     return sum(a == b for a, b in pairs), len(pairs)
 
 
-def cost_model(record: LoopRecord) -> dict:
-    """A K sweep's model, from two of its arms and the acceptance over all: a step costs one target forward (that of the widest arm
-    and of plain decoding, in between by a line), K draft forwards (the widest arm's, each), and sampler and rest of the widest arm.
-
-    {"acceptance", "draft_ms", "target_ms": (plain, widest), "other_ms", "tokens_per_s": {K: ...}, "best": K}
-    """
-    plain, arms = record.arm("plain"), [arm for arm in record["arms"] if arm["method"] == "speculation"]
-    widest = max(arms, key=lambda arm: arm["draft_len"])
-    alone, split, k_max = step_ms(plain), step_ms(widest), widest["draft_len"]
-    rate = sum(sum(arm["accepted"]) for arm in arms) / sum(sum(arm["tested"]) for arm in arms)
-    target = lambda k: alone["target"] + (split["target"] - alone["target"]) * k / k_max
-    other = split["sampler"] + split["rest"]
-    ks = sorted({arm["draft_len"] for arm in arms})
-    model = {k: 1000 * expected_tokens(rate, k) / (target(k) + k * split["draft"] / k_max + other) for k in ks}
-    return {"acceptance": rate, "draft_ms": split["draft"] / k_max, "target_ms": (alone["target"], split["target"]), "other_ms": other,
-            "tokens_per_s": model, "best": max(model, key=model.get)}
-
-
 def best_draft_len(record: LoopRecord) -> int:
     """The K whose median tokens/s is the largest."""
     arms = [arm for arm in record["arms"] if arm["method"] == "speculation" and rates(arm)]
     return max(arms, key=lambda arm: statistics.median(rates(arm)))["draft_len"]
+
+
+def held_out(record: LoopRecord) -> float | None:
+    """Acceptance of the draft at temperature 1 on held-out texts of its training; None for a draft of another origin."""
+    said = (record["models"].get("draft_provenance") or {}).get("acceptance") or {}
+    return said["1"]["acceptance"] if "1" in said else None

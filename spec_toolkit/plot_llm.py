@@ -12,7 +12,7 @@ from .plot import BLACK, BLUE, ORANGE, RED, SKY, YELLOW, Chart, FigureCanvasAgg
 from .plot_llm_base import compared, finish, label, panels, span
 from .plot_llm_drafts import acceptance, k_sweep
 from .plot_llm_needed import needed
-from .reading import number
+from .reading import number, tick
 
 PART_STYLE = {"draft": (SKY, ""), "target": (BLUE, "//"), "sampler": (RED, "xx"), "rest": ("#DDDDDD", "..")}
 GOAL = 3  # %, of the sampler's share
@@ -33,7 +33,8 @@ def methods(records) -> Chart | None:
     for i, row in enumerate(rows):
         for j, record in enumerate(row):
             _methods(chart.add_subplot(grid[i, j]), record)
-    return finish(chart, records, "Speedup: median over the same prompts and seeds, p10 to p90 in brackets.", 90 * wide)
+    return finish(chart, records, "Speedup: median over the same prompts and seeds, p10 to p90 in brackets; arms with fewer runs have the first "
+                  "seeds only.", 90 * wide)
 
 
 def _methods(axes, record):
@@ -49,6 +50,7 @@ def _methods(axes, record):
     axes.set_title(record.title, fontsize=9, loc="left", fontweight="bold")
     axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(tick)
     axes.set_xlabel("tokens/s" + (" of the whole batch" if record["batch"] > 1 else "") + " (median; p10 to p90 of its runs)", fontsize=8)
 
 

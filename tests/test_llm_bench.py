@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 import made_up_loops
 from transformers import GenerationConfig
 
-from spec_toolkit import cli, llm_bench, llm_bench_arms, llm_bench_pair, llm_bench_records, loop_law, pretrained
+from spec_toolkit import cli, llm_bench, llm_bench_arms, llm_bench_costs, llm_bench_pair, llm_bench_records, loop_law, pretrained
 from spec_toolkit.assisted import Assisted
 from spec_toolkit.llm import Decoder
 from spec_toolkit.llm_bench_cells import KINDS, Arm, Cell, cells
@@ -271,9 +271,31 @@ def test_numbers_of_made_up_records():
     assert parts["draft"] == pytest.approx(0.4 * parts["target"], rel=1e-6) and llm_bench_records.step_ms(main.arm("assisted")) is None
     assert llm_bench_records.sampler_shares(ours)[0] == pytest.approx(0.02 / 2.92, rel=1e-6)
     assert llm_bench_records.expected_tokens(0.5, 3) == 1.875 and llm_bench_records.expected_tokens(1.0, 4) == 5
-    model = llm_bench_records.cost_model(sweep)
+    whole = llm_bench_records.run_step_ms(ours)
+    assert len(whole) == len(ours["runs"]["seed"]) and 1.04 * 2.84 * 0.95 > min(whole) >= 0.95 * 2.92 - 1e-6
+    assisted = main.arm("assisted")
+    one = {key: values[0] for key, values in assisted["runs"].items()}
+    assert llm_bench_records.run_step_ms(assisted)[0] == pytest.approx(1000 * one["emitted"] / one["tokens_per_s"] / one["steps"])
+    assert llm_bench_records.kept_per_step(assisted) == pytest.approx(one["new_tokens"] / (one["steps"] + 1)), "its first step is counted"
+    assert llm_bench_records.kept_per_step(plain) == 1
+    model = llm_bench_costs.cost_model(sweep)
     assert model["acceptance"] == pytest.approx(0.65, abs=0.01) and set(model["tokens_per_s"]) == set(range(1, 9))
     assert model["best"] == max(model["tokens_per_s"], key=model["tokens_per_s"].get) and abs(model["best"] - llm_bench_records.best_draft_len(sweep)) <= 1
+
+
+def test_what_a_speedup_takes():
+    """Costs are those of the record, and the acceptance that is told gives the speedup; where none does, it says so."""
+    graph, draft, none, eager = llm_bench_costs.costs([llm_bench_records.LoopRecord(r) for r in made_up_loops.records()])
+    assert [cost.draft_len for cost in graph] == list(range(1, 9)) and [cost.draft_len for cost in draft] == [4, 6]
+    assert [found[0].record["kind"] for found in (graph, draft, none, eager)] == ["k_sweep", "compare", "compare", "compare"]
+    third = graph[2]
+    assert third.plain_steps == pytest.approx((0.3 * 2 + 2 + 0.02 + 0.1) / (2 + 0.02 + 0.1), rel=0.03)
+    assert third.speedup(third.needed(1.8)) == pytest.approx(1.8) and third.speedup(third.needed(1.8) - 1e-3) < 1.8
+    assert third.speedup(1.0) == pytest.approx(4 / third.plain_steps) and third.needed(third.speedup(1.0) + 0.01) is None
+    assert third.seen == pytest.approx(third.speedup(third.acceptance), rel=0.08), "the made-up drafts are independent"
+    best = llm_bench_costs.cheapest(graph, 1.8)
+    assert best.needed(1.8) == min(cost.needed(1.8) for cost in graph if cost.needed(1.8)) and llm_bench_costs.cheapest(graph, 9.0) is None
+    assert llm_bench_costs.costs([]) == [] and llm_bench_costs.table([], 1.8) == ""
 
 
 def test_a_changed_sampler_makes_its_arms_stale(tmp_path):

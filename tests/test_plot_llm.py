@@ -3,6 +3,7 @@ import made_up_loops
 import pytest
 
 from spec_toolkit import blocks, llm_bench_page, llm_bench_records, plot, plot_llm, readme, report
+from spec_toolkit import llm_bench_sentences as words
 from spec_toolkit.llm_bench_cells import cells
 
 
@@ -24,7 +25,7 @@ def texts(chart):
 
 def test_every_figure_is_drawn_and_says_what_it_is_of(folder, tmp_path):
     figures = plot_llm.figures(fresh(folder))
-    assert list(figures) == ["methods", "split", "acceptance", "shares", "k_sweep"]
+    assert list(figures) == ["methods", "split", "acceptance", "shares", "k_sweep", "needed"]
     for name, chart in figures.items():
         for said in ("paper-135m (135 M) with paper-16m", "bfloat16", "NVIDIA Paper", "torch 2.11.0", "driver 580", "2026-11-25, commit 012345678"):
             assert said in chart.caption_text, (name, said)
@@ -37,8 +38,9 @@ def test_bars_show_medians_spread_and_speedup(folder):
     s = llm_bench_records.spread(llm_bench_records.speedups(main.arm("speculation", "v9"), main.arm("plain")))
     said = texts(plot_llm.methods(records))
     assert f"{s['median']:.2f}x ({s['p10']:.2f} to {s['p90']:.2f})" in said
-    assert all(title in said for title in ("graph path (own forward), B=8, T=1", "graph path (transformers' forward), B=1, T=1", "eager path, B=1, T=0"))
-    assert "tokens/s" in said and "transformers' assisted (eager)" in said
+    titles = ("graph path (own forward), B=8, T=1", "graph path (transformers' forward), B=1, T=1", "eager path, B=1, T=0")
+    assert all(title in said for title in titles)
+    assert "tokens/s" in said and "transformers' assisted, K=4 (eager)" in said and "speculation, v9, K=6" in said
     assert "ms of a step" in texts(plot_llm.split(records)) and "T=0.7, predicted" in texts(plot_llm.acceptance(records))
 
 
@@ -47,7 +49,8 @@ def test_a_stale_sampler_is_marked(folder):
     figures = plot_llm.figures(records)
     for name in ("methods", "split", "shares", "k_sweep"):
         assert "(stale)" in texts(figures[name]), name
-    assert "speculation, v9 (stale)" in llm_bench_page.methods(records) and "speculation, python_loop (stale)" not in llm_bench_page.methods(records)
+    table = llm_bench_page.methods(records)
+    assert "speculation, v9, K=4 (stale)" in table and "speculation, python_loop, K=4 (stale)" not in table
     assert llm_bench_page.answer(records)[-1] == "Stale (the source is not the one that was timed): v9."
 
 
@@ -59,18 +62,60 @@ def test_few_records_give_few_figures(folder):
 
 
 def test_sentences_are_made_from_the_records(folder):
-    said = llm_bench_page.answer(fresh(folder))
-    assert said[0].startswith("Goal of 1.8x over plain decoding at batch 1: graph path (own forward) 1.8") and "met" in said[0]
+    said = words.answer(fresh(folder))
+    assert said[0].startswith("Goal of 1.8x over plain decoding of the same path at batch 1, T=1: graph path (own forward) 1.8") and "(reached)" in said[0]
     slow = [llm_bench_records.LoopRecord(made_up_loops.record(cell, rate=0.2)) for cell in cells("v9")]
-    assert "(not met)" in llm_bench_page.goals(slow) and " (met)" not in llm_bench_page.goals(slow)
+    assert "(not reached)" in words.goals(slow) and "(reached)" not in words.goals(slow)
     assert any("v9 0.7%" in sentence and "python_loop 50.8%" in sentence for sentence in said)
     assert any("the best K is" in sentence and "acceptance 0.6" in sentence for sentence in said)
     (greedy,) = [sentence for sentence in said if "graph path (own forward), B=1, T=0:" in sentence]
     assert "23 of 24 greedy texts" in greedy and "differ by 0 at most (numbers of bfloat16 lie 0.125 apart there): near ties." in greedy
     (record,) = [r for r in fresh(folder) if r["fused"] == "both" and r["temperature"] == 0]
     record["partings"][0]["gap"] = 0.75
-    assert "differ by 0.75 at most" in llm_bench_page.greedy_sentence(record) and "1 of 1 are no near ties" in llm_bench_page.greedy_sentence(record)
+    assert "differ by 0.75 at most" in words.greedy_sentence(record) and "1 of 1 are no near ties" in words.greedy_sentence(record)
     assert "| graph path (own forward), B=1, T=0 | speculation, v9, K=4 | 0 | 5 | 0 | 0 | 0.125 |" in llm_bench_page.partings(fresh(folder))
+
+
+def test_sentences_say_why_and_what_it_would_take(folder):
+    records = fresh(folder)
+    found = {r.forms: sentence for r, sentence in zip((r for r in records if r["kind"] == "k_sweep"), words.why(records))}
+    why = found["graph path (own forward)"]
+    assert why.startswith("Why, in the graph path (own forward), with K=") and "the best of K=1 to 8" in why
+    assert float(why.split("needs an acceptance of ")[1][:4]) < 0.75
+    poor = [llm_bench_records.LoopRecord(made_up_loops.record(cell, target_ms=0.01)) for cell in cells("v9", fused="none") if cell.kind == "k_sweep"]
+    for arm in poor[0]["arms"][1:]:
+        arm["runs"]["draft_s"] = [10.0 for _ in arm["runs"]["draft_s"]]
+    assert "At these costs no acceptance gives 1.8x with K=1 to 8" in words.why(poor)[0]
+    assert words.drafts(records) is None
+    held = [llm_bench_records.LoopRecord(r | {"models": r["models"] | {"draft_provenance": {"acceptance": {"1": {"acceptance": 0.71234}}}}})
+            for r in records]
+    assert "accepted 0.712 of the time" in words.drafts(held) and "0.71 on held-out texts" in texts(plot_llm.figures(held)["needed"])
+    assert "held-out texts of its training, T=1: 0.712" in texts(plot_llm.figures(held)["acceptance"])
+
+
+def test_sentences_say_what_is_slow_in_transformers_own_way(folder):
+    (record,) = [r for r in fresh(folder) if (r["kind"], r["path"], r["batch"], r["temperature"]) == ("compare", "eager", 1, 1)]
+    theirs, ours = record.arm("assisted", draft_len=4), record.arm("speculation", "v9")
+    for rate, place, verdict in ((0.5, "reached", "rather in what a step costs"), (1.5, "not reached", "rather in what a step costs")):
+        theirs["runs"]["tokens_per_s"] = [rate * value for value in ours["runs"]["tokens_per_s"]]
+        said = words.assisted_sentence(record)
+        assert f"{1 / rate:.2f} times as many" in said and f"), {place}. With K=4" in said and verdict in said
+    theirs["runs"]["emitted"] = [round(value / 3) for value in theirs["runs"]["emitted"]]
+    theirs["runs"]["new_tokens"] = [round(value / 3) for value in theirs["runs"]["new_tokens"]]
+    theirs["runs"]["tokens_per_s"] = [value / 3 for value in ours["runs"]["tokens_per_s"]]
+    assert "rather in what is accepted" in words.assisted_sentence(record)
+    plain = record.arm("plain")["runs"]
+    assert words.drift_sentence(record) is None
+    plain["tokens_per_s"] = [value * (1 + seed) for seed, value in zip(plain["seed"], plain["tokens_per_s"])]
+    assert "the machine's own speed changed" in words.drift_sentence(record)
+
+
+def test_what_is_not_recorded_is_said(folder):
+    records = fresh(folder)
+    assert words.missing(records) is None and words.missing([]) is None
+    fewer = [r for r in records if r["kind"] != "samplers" and r["fused"] != "none"]
+    assert words.missing(fewer) == "Not recorded yet: graph samplers B=1 T=1 fused=both; eager samplers B=1 T=1; graph compare B=1 T=1 fused=none."
+    assert words.missing(fewer) in words.answer(fewer, brief=True) and not any("the best K" in said for said in words.answer(records, brief=True))
 
 
 def test_the_page_and_the_report_show_them(folder, tmp_path):
@@ -80,6 +125,6 @@ def test_the_page_and_the_report_show_them(folder, tmp_path):
     assert (folder / "paper" / "llm" / "k_sweep.svg").is_file()
     made = report.write(folder, tmp_path / "report", {}, progress=False)
     text = made.read_text()
-    assert "<h2 id='llm'>What is it worth in a language model?</h2>" in text and "Goal of 1.8x" in text and text.count("<figure>") == 5
+    assert "<h2 id='llm'>What is it worth in a language model?</h2>" in text and "Goal of 1.8x" in text and text.count("<figure>") == 6
     assert {path.name for path in (tmp_path / "report" / "figures" / "paper" / "llm").iterdir()} >= {"methods.png", "shares.svg"}
     assert blocks.block(tmp_path / "nothing", "llm", tmp_path, {}) == (llm_bench_page.EMPTY, {})

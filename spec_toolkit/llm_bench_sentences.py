@@ -1,0 +1,169 @@
+"""What records of decoding loops say in words: what was reached, what was not, and why. Sees only records."""
+from __future__ import annotations
+
+import statistics
+
+from . import llm_bench_costs
+from . import llm_bench_records as records_of
+from .llm_bench_cells import cells
+from .plot_llm_base import compared
+
+TARGET, SHARE = 1.8, 0.03  # the speedup and the sampler's share that this project set itself
+NEAR = 4  # steps of the dtype: two roundings of a row may turn two logits that are not further apart
+
+
+def answer(records, brief: bool = False) -> list[str]:
+    """Sentences made from the records, the most telling first. brief: without those that say again what the figure of methods shows."""
+    ordered = compared(records)
+    speedups = [speedup_sentence(r) for r in ordered if r["temperature"] == 1 and not (brief and r["batch"] == 1)]
+    found = [goals(records), *why(records), *(assisted_sentence(r) for r in ordered), share_sentence(records), *speedups,
+             None if brief else sweep_sentence(records), *(greedy_sentence(r) for r in ordered),
+             *(drift_sentence(r) for r in ordered if r["batch"] == 1 and r["temperature"] == 1), missing(records), stale(records)]
+    return [sentence for sentence in found if sentence]
+
+
+# ---- the goals, and why --------------------------------------------------------------------------------------------------
+
+def goals(records) -> str | None:
+    """Was the goal met? At batch 1 and temperature 1, in each path and forward."""
+    said = []
+    for record in compared(records):
+        if (record["batch"], record["temperature"]) == (1, 1) and (found := [s for arm in record.measured() if (s := _speedup(record, arm))]):
+            times = max(s["median"] for s in found)
+            said.append(f"{record.forms} {times:.2f}x ({'reached' if times >= TARGET else 'not reached'})")
+    return f"Goal of {TARGET}x over plain decoding of the same path at batch 1, T=1: {', '.join(said)}." if said else None
+
+
+def why(records) -> list[str]:
+    """For each path: what a step emits and costs, and the acceptance that the goal would take at these costs."""
+    return [*(f"{_costs(found)} {_needed(found)}" for found in llm_bench_costs.costs(records)), *filter(None, [drafts(records)])]
+
+
+def _costs(found) -> str:
+    cost = max(found, key=lambda cost: cost.seen)
+    k, rate, plain, step = cost.draft_len, cost.acceptance, cost.plain, cost.step
+    return (f"Why, in the {cost.record.forms}, with K={k}: a step emits {cost.tokens:.2f} tokens ((1 - a^{k + 1}) / (1 - a) with the counted "
+            f"acceptance a = {rate:.3f} is {records_of.expected_tokens(rate, k):.2f}), but takes {cost.step_ms:#.3g} ms, {cost.plain_steps:.2f} steps of plain "
+            f"decoding: the target {step['target']:#.3g} ms for {k + 1} tokens ({plain['target']:#.3g} for one), {k} draft{'s' * (k > 1)} "
+            f"{step['draft']:#.3g} ms, the sampler {step['sampler']:.2g} ms, the rest {step['rest']:.2g} ms.")
+
+
+def _needed(found) -> str:
+    ks = [cost.draft_len for cost in found]
+    among = f"K={ks[0]}" if len(ks) == 1 else f"K={ks[0]} to {ks[-1]}" if len(ks) > 3 else f"K={', '.join(map(str, ks))}"
+    best = llm_bench_costs.cheapest(found, TARGET)
+    if best is None:
+        return f"At these costs no acceptance gives {TARGET}x with {among}: were all drafts accepted, it would be {max(c.speedup(1) for c in found):.2f}x."
+    at = f"with K={best.draft_len}" + (f", the best of {among}" if len(ks) > 1 else ", the only K measured")
+    return f"At the measured costs the same model needs an acceptance of {best.needed(TARGET):.2f} for {TARGET}x ({at}); counted: {best.acceptance:.2f}."
+
+
+def drafts(records) -> str | None:
+    """What the draft was accepted on held-out texts of its training; None for a draft of another origin."""
+    held = records_of.held_out(records[0]) if records else None
+    found = [cost.acceptance for costs in llm_bench_costs.costs(records) for cost in costs]
+    if not held or not found:
+        return None
+    return (f"{records[0]['models']['draft']} is accepted {held:.3f} of the time at T=1 on held-out texts like those it was trained on, "
+            f"and {min(found):.2f} to {max(found):.2f} behind these prompts.")
+
+
+def assisted_sentence(record) -> str | None:
+    """On the eager path at batch 1: transformers' own way against ours with as many drafts, by tokens and ms of a step."""
+    ours = next(iter(record.measured()), None)
+    theirs = ours and record.arm("assisted", draft_len=ours["draft_len"])
+    if record["path"] != "eager" or not theirs or not (s := records_of.spread(records_of.speedups(ours, theirs))):
+        return None
+    tokens = [records_of.kept_per_step(arm) for arm in (theirs, ours)]
+    ms = [statistics.median(records_of.run_step_ms(arm)) for arm in (theirs, ours, record.arm("plain"))]
+    return (f"Goal of more tokens/s than transformers' assisted generation in the {record.title}: {s['median']:.2f} times as many ({s['p10']:.2f} to "
+            f"{s['p90']:.2f}), {'reached' if s['median'] > 1 else 'not reached'}. With K={ours['draft_len']} theirs keeps {tokens[0]:.2f} tokens of a step in "
+            f"{ms[0]:.3g} ms, ours {tokens[1]:.2f} in {ms[1]:.3g} ms, plain decoding one in {ms[2]:.3g} ms (medians of runs): {_which(tokens, ms)}.")
+
+
+def _which(tokens, ms) -> str:
+    """Which of the two differs more, as ratios."""
+    by_tokens, by_ms = tokens[1] / tokens[0], ms[0] / ms[1]
+    return ("the difference is rather in what a step costs than in what is accepted" if abs(by_ms - 1) > abs(by_tokens - 1) else
+            "the difference is rather in what is accepted than in what a step costs")
+
+
+def drift_sentence(record) -> str | None:
+    """Where plain decoding was another for other seeds by more than a tenth: the machine's speed changed, which ratios of the same runs outlive."""
+    found = records_of.rates_by_seed(plain) if (plain := record.arm("plain")) else []
+    if len(found) < 2 or max(found) < 1.1 * min(found):
+        return None
+    return (f"{record.title}: the machine's own speed changed while this was recorded: plain decoding {', '.join(f'{rate:,.1f}' for rate in found)} "
+            "tokens/s for one seed after the other. Speedups are formed run by run; tokens/s of arms with fewer seeds do not compare.")
+
+
+# ---- record by record ----------------------------------------------------------------------------------------------------
+
+def speedup_sentence(record) -> str | None:
+    """Speculation with the sampler that is measured against plain decoding, with each K of the record."""
+    said = [f"K={arm['draft_len']} {_rate(arm)} tokens/s, {s['median']:.2f} times as many ({s['p10']:.2f} to {s['p90']:.2f})"
+            for arm in record.measured() if (s := _speedup(record, arm))]
+    plain = record.arm("plain")
+    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']}, {'; '.join(said)}." if said else None
+
+
+def _speedup(record, arm):
+    return records_of.spread(records_of.speedups(arm, record.arm("plain")))
+
+
+def _rate(arm) -> str:
+    return f"{statistics.median(records_of.rates(arm)):,.1f}"
+
+
+def share_sentence(records) -> str | None:
+    """The samplers' shares of a step of the graph path, and whether that of the measured sampler (the last) is below the goal."""
+    chosen = [r for r in records if r["kind"] == "samplers" and r["path"] == "graph" and r["arms"]]
+    if not chosen:
+        return None
+    found = {arm["sampler"]: statistics.median(shares) for arm in chosen[0]["arms"] if (shares := records_of.sampler_shares(arm))}
+    said = ", ".join(f"{name} {share:.1%}" for name, share in sorted(found.items(), key=lambda item: -item[1]))
+    ours = next((name for name in reversed(found)), None)
+    reached = "reached" if ours and found[ours] < SHARE else "not reached"
+    return f"Of a step of the {chosen[0].forms} the sampler takes: {said}. The goal of less than {SHARE:.0%} with {ours} is {reached}."
+
+
+def sweep_sentence(records) -> str | None:
+    """The best K, measured and by the model."""
+    record = next((r for r in records if r["kind"] == "k_sweep"), None)
+    if record is None or record.arm("plain") is None or record.arm("speculation") is None:
+        return None
+    model = llm_bench_costs.cost_model(record)
+    return (f"{record.title}: the best K is {records_of.best_draft_len(record)} as measured and {model['best']} by the model of costs, "
+            f"with acceptance {model['acceptance']:.3f}.")
+
+
+def greedy_sentence(record) -> str | None:
+    """At temperature 0: how many texts are those of plain decoding, and how near the two tokens are where the others part."""
+    plain, ours = record.arm("plain"), next(iter(record.measured()), None)
+    if record["temperature"] != 0 or plain is None or ours is None:
+        return None
+    same, texts = records_of.equal_texts(ours, plain)
+    found = [p for p in record["partings"] if p["arm"] == ours["name"]]
+    text = f"{record.title}: {same} of {texts} greedy texts are those of plain decoding, token by token"
+    if found:
+        worst, wide = max(found, key=lambda p: p["gap"] / p["spacing"]), sum(p["gap"] > NEAR * p["spacing"] for p in found)
+        text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most (numbers of {record['models']['dtype']} lie "
+                 f"{worst['spacing']:.3g} apart there)")
+        text += f": {wide} of {len(found)} are no near ties, being more than {NEAR} such steps apart" if wide else ": near ties"
+    return text + "."
+
+
+def missing(records) -> str | None:
+    """Which of the usual cells a GPU's records lack; None on a CPU."""
+    if not records or records[0]["environment"]["gpu"] is None:
+        return None
+    of = lambda cell: (cell["kind"], cell["path"], cell["fused"], cell["batch"], cell["temperature"])
+    there = {of(record) for record in records}
+    lacking = [str(cell) for cell in cells("v9") if of(cell.spec) not in there]
+    return f"Not recorded yet: {'; '.join(lacking)}." if lacking else None
+
+
+def stale(records) -> str | None:
+    """Samplers that have another source today."""
+    found = sorted({name for r in records for name in r.stale})
+    return f"Stale (the source is not the one that was timed): {', '.join(found)}." if found else None
