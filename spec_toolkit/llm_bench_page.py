@@ -6,6 +6,7 @@ from pathlib import Path
 from . import llm_bench_costs, plot_llm
 from . import llm_bench_records as records_of
 from .llm_bench_sentences import TARGET, answer
+from .reading import number
 from .tables import NONE, markdown
 
 EMPTY = "No decoding loop is recorded yet: `make gpu-llm` on a GPU writes it.\n"
@@ -21,8 +22,8 @@ def methods(records) -> str:
 
 def _method(record, arm, plain) -> list[str]:
     return [record["path"] + record.forward, str(record["batch"]), f"{record['temperature']:g}", plot_llm.label(arm, record),
-            _spread(records_of.rates(arm), "{:,.1f}"),
-            NONE if arm is plain or plain is None else _spread(records_of.speedups(arm, plain), "{:.2f}x"),
+            _spread(records_of.rates(arm), number),
+            NONE if arm is plain or plain is None else _spread(records_of.speedups(arm, plain), "{:.2f}".format, "x"),
             _text(records_of.tokens_per_step(arm), "{:.2f}"), _text(records_of.median(records_of.run_step_ms(arm)), "{:.3g}"),
             _text(records_of.mean_acceptance(arm), "{:.3f}"), _text(records_of.median(records_of.sampler_shares(arm)), "{:.1%}"),
             f"{len(arm['runs']['seed'])} x {arm['tokens']}"]
@@ -41,12 +42,12 @@ def _share(arm) -> tuple[str, str]:
     parts = arm and records_of.step_ms(arm)
     if not parts:
         return NONE, NONE
-    return _spread(records_of.sampler_shares(arm), "{:.1%}"), f"{parts['sampler']:.3g} of {sum(parts.values()):.3g}"
+    return _spread(records_of.sampler_shares(arm), "{:.1%}".format), f"{parts['sampler']:.3g} of {sum(parts.values()):.3g}"
 
 
-def _spread(samples, form) -> str:
+def _spread(samples, form, unit="") -> str:
     s = records_of.spread(samples)
-    return f"{form.format(s['median'])} ({form.format(s['p10'])} to {form.format(s['p90'])})" if s else NONE
+    return f"{form(s['median'])}{unit} ({form(s['p10'])} to {form(s['p90'])})" if s else NONE
 
 
 def _text(value, form) -> str:
@@ -70,9 +71,8 @@ def gpus(folder, hashes=None) -> dict[Path, list]:
     return {gpu: records for gpu, records in found.items() if records}
 
 
-def shown(records) -> tuple[dict, str]:
-    """({name: figure}, Markdown) of one machine's records."""
-    sentences = "\n".join(f"* {sentence}" for sentence in answer(records))
+def shown(records) -> tuple[dict, str, str]:
+    """({name: figure}, sentences, tables) of one machine's records, the latter two in Markdown."""
     tables = [methods(records), shares(records) if any(r["kind"] == "samplers" for r in records) else "",
               llm_bench_costs.table(records, TARGET), partings(records)]
-    return plot_llm.figures(records), "\n".join([sentences + "\n", *filter(None, tables)])
+    return plot_llm.figures(records), "\n".join(f"* {sentence}" for sentence in answer(records)), "\n".join(filter(None, tables))

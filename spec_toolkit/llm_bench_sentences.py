@@ -7,6 +7,7 @@ from . import llm_bench_costs
 from . import llm_bench_records as records_of
 from .llm_bench_cells import cells
 from .plot_llm_base import compared
+from .reading import number
 
 TARGET, SHARE = 1.8, 0.03  # the speedup and the sampler's share that this project set itself
 NEAR = 4  # steps of the dtype: two roundings of a row may turn two logits that are not further apart
@@ -93,7 +94,7 @@ def drift_sentence(record) -> str | None:
     found = records_of.rates_by_seed(plain) if (plain := record.arm("plain")) else []
     if len(found) < 2 or max(found) < 1.1 * min(found):
         return None
-    return (f"{record.title}: the machine's own speed changed while this was recorded: plain decoding {', '.join(f'{rate:,.1f}' for rate in found)} "
+    return (f"{record.title}: the machine's own speed changed while this was recorded: plain decoding {', '.join(map(number, found))} "
             "tokens/s for one seed after the other. Speedups are formed run by run; tokens/s of arms with fewer seeds do not compare.")
 
 
@@ -101,10 +102,10 @@ def drift_sentence(record) -> str | None:
 
 def speedup_sentence(record) -> str | None:
     """Speculation with the sampler that is measured against plain decoding, with each K of the record."""
-    said = [f"K={arm['draft_len']} {_rate(arm)} tokens/s, {s['median']:.2f} times as many ({s['p10']:.2f} to {s['p90']:.2f})"
+    said = [f"K={arm['draft_len']}, {_rate(arm)} tokens/s, {s['median']:.2f} times as many ({s['p10']:.2f} to {s['p90']:.2f})"
             for arm in record.measured() if (s := _speedup(record, arm))]
     plain = record.arm("plain")
-    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']}, {'; '.join(said)}." if said else None
+    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']} and {'; '.join(said)}." if said else None
 
 
 def _speedup(record, arm):
@@ -112,7 +113,7 @@ def _speedup(record, arm):
 
 
 def _rate(arm) -> str:
-    return f"{statistics.median(records_of.rates(arm)):,.1f}"
+    return number(statistics.median(records_of.rates(arm)))
 
 
 def share_sentence(records) -> str | None:

@@ -13,8 +13,8 @@ def hardware(said: dict) -> str:
     where, recipe = said["environment"], said["recipe"]
     on = where["gpu"] or f"a CPU ({where['platform']})"
     return (f"{said['layers']} of {said['target']['layers']} layers of {said['target']['name'] or 'the target'}, "
-            f"{said['trained_parameters'] / 1e6:.3g} M trained parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, {said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} "
-            f"tokens ({said['tokens'] / 1e6:.3g} M read, {said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
+            f"{said['trained_parameters'] / 1e6:.3g} M trained parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, "
+            f"{said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} tokens ({said['tokens'] / 1e6:.3g} M read, {said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
             f"{recipe['optimizer']}, seed {said['seed']}" + ("" if said["finished"] else "; cut off before its end"))
 
 
@@ -23,7 +23,8 @@ def curve(said: dict) -> plot.Chart:
     chart, (left, right) = panels(2, width=4.8, height=3.8)
     trained = [point for point in said["curve"] if point["train_kl"] is not None]
     tokens = [point["tokens"] / 1e6 for point in trained]
-    for name, label, colour, marker in (("train_total_variation", "total variation", plot.BLUE, "o"), ("train_kl", "KL, nats", plot.ORANGE, "s")):
+    lines = (("train_total_variation", "total variation", plot.BLUE, "o"), ("train_kl", "KL, nats", plot.ORANGE, "s"))
+    for name, label, colour, marker in lines:
         left.plot(tokens, [point[name] for point in trained], color=colour, marker=marker, markersize=3, label=label)
     left.set(xlabel="tokens read, millions", ylabel="mean over training texts (log scale)", yscale="log")
     left.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
@@ -36,13 +37,13 @@ def curve(said: dict) -> plot.Chart:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
-    chart.caption_text = hardware(said)
+    chart.caption_text = f"{hardware(said)}. Acceptance of the curve: on {said['curve_texts']} of the held-out texts."
     chart.supxlabel("\n".join(textwrap.wrap(chart.caption_text, 125)), x=0.01, ha="left", fontsize=7.5, color="#333333")
     return chart
 
 
 def table(said: dict) -> str:
     """Markdown: acceptance of the weights as they were written, by temperature, beside what the untrained layers had."""
-    rows = [[heat, f"{said['curve'][0]['acceptance'][heat]:.3f}", f"{m['acceptance']:.3f} ± {m['standard_error']:.3f}", f"{m['same_likeliest_word']:.0%}",
-             f"{m['tokens']:,}"] for heat, m in said["acceptance"].items()]
+    rows = [[heat, f"{said['curve'][0]['acceptance'][heat]:.3f}", f"{m['acceptance']:.3f} ± {m['standard_error']:.3f}",
+             f"{m['same_likeliest_word']:.0%}", f"{m['tokens']:,}"] for heat, m in said["acceptance"].items()]
     return markdown(["temperature", "untrained", "acceptance", "same likeliest word", "held-out tokens"], rows)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ nav ul { columns: 2 20rem; padding-left: 1.2rem; margin: 0.5rem 0 0; }
 .short li { margin: 0.35rem 0; }
 .gpus { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 1.2rem 2rem; }
 .gpus > div { min-width: 0; } .gpus.stacked { grid-template-columns: minmax(0, 1fr); }
-figure { margin: 0.6rem 0 1.2rem; }
+figure { margin: 0.6rem 0 1.2rem; } figcaption { max-width: 90ch; margin-top: 0.3rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 figure img { display: block; max-width: 100%; min-width: calc(0.75 * var(--wide)); height: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1rem; }
@@ -43,6 +44,7 @@ td[style*="right"] { white-space: nowrap; }
 td:first-child, th:first-child { position: sticky; left: 0; background: #fff; } th, th:first-child { background: var(--wash); }
 pre { background: var(--wash); border: 1px solid var(--line); border-radius: 4px; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; line-height: 1.45; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--blue); }
+@media (max-width: 700px) { th[style*="right"] { min-width: 6rem; } }
 @media print { details { display: block; } figure, table { break-inside: avoid; } h2 { break-after: avoid; } body { font-size: 12px; } }
 """
 OTHERS = {"other_rungs": "What does each rung change?", "registers": "What does the compiler make of each rung?",  # blocks -> their questions
@@ -93,12 +95,30 @@ def _table(made: str) -> str:
 def image(chart) -> str:
     """A figure as an SVG inside the page, its letters as outlines: it looks the same on every machine."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "report"}):
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "report"}), _without_caption(chart):
         chart.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = buffer.getvalue()
     wide = float(re.search(r'<svg[^>]*?width="([\d.]+)pt"', svg)[1]) * 4 / 3
     data = base64.b64encode(svg.encode()).decode()
     return f'<img style="--wide: {wide:.0f}px" width="{wide:.0f}" alt="{escape(chart.caption_text)}" src="data:image/svg+xml;base64,{data}">'
+
+
+@contextlib.contextmanager
+def _without_caption(chart):
+    """The page has the caption as text below the figure, where it is as wide as the screen."""
+    captions = [text for text in chart.texts if text.get_text() and text.get_text() == chart.get_supxlabel()]
+    for shown in (False, True):
+        for text in captions:
+            text.set_visible(shown)
+            text.set_in_layout(shown)
+        if not shown:
+            yield
+
+
+def figure(chart) -> str:
+    """A chart with its caption below it."""
+    caption = f"<figcaption>{escape(chart.caption_text)}</figcaption>" if chart.caption_text else ""
+    return f"<figure><div class=scroll tabindex=0>{image(chart)}</div>{caption}</figure>"
 
 
 def _section(anchor: str, title: str, body: str) -> str:
@@ -132,7 +152,7 @@ def _experiment(section) -> str:
 
 
 def _one(section, shown) -> str:
-    figures = "".join(f"<figure><div class=scroll tabindex=0>{image(chart)}</div></figure>" for chart in shown.figures.values())
+    figures = "".join(map(figure, shown.figures.values()))
     stale = f"<p class=stale>Stale: {escape(', '.join(shown.stale))}. The source is not the one that was timed.</p>" if shown.stale else ""
     problem = f"<p class=stale>Not drawn: {escape(shown.problem)}</p>" if shown.problem else ""
     note = "" if figures else f"<p class=quiet>{escape(caption(shown.records))}</p>"
@@ -148,9 +168,11 @@ def _environments(sections) -> str:
 
 def _loops(folder: Path, hashes: dict | None) -> str:
     """A language model decoded in several ways, on each GPU that has records of it."""
-    found = {gpu: llm_bench_page.shown(records) for gpu, records in llm_bench_page.gpus(folder, hashes).items()}
-    said = [f"<h3>{escape(gpu.name)}</h3>" + "".join(f"<figure><div class=scroll tabindex=0>{image(chart)}</div></figure>" for chart in figures.values())
-            + text(markdown) for gpu, (figures, markdown) in found.items()]
+    said = []
+    for gpu, records in llm_bench_page.gpus(folder, hashes).items():
+        figures, sentences, tables = llm_bench_page.shown(records)
+        drawn = "".join(f"<figure><div class=scroll tabindex=0>{image(chart)}</div></figure>" for chart in figures.values())
+        said.append(f"<h3>{escape(records[0]['environment']['gpu'] or gpu.name)}</h3>{text(sentences)}{drawn}{text(tables)}")
     (anchor, title), = LOOPS.items()
     return _section(anchor, title, "\n".join(said) or text(llm_bench_page.EMPTY))
 

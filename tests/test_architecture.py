@@ -45,8 +45,9 @@ def cupy_imports(tree):
                                            ("plot_llm_needed.py", {"plot", "plot_llm_base", "llm_bench_costs", "llm_bench_records"}),
                                            ("plot_llm_drafts.py", {"plot", "plot_llm_base", "llm_bench_costs", "llm_bench_records"}),
                                            ("plot_llm.py", {"plot", "plot_llm_base", "plot_llm_drafts", "plot_llm_needed", "llm_bench_records", "reading"}),
-                                           ("llm_bench_sentences.py", {"plot_llm_base", "llm_bench_cells", "llm_bench_costs", "llm_bench_records"}),
-                                           ("llm_bench_page.py", {"plot_llm", "llm_bench_costs", "llm_bench_records", "llm_bench_sentences", "tables"})])
+                                           ("llm_bench_sentences.py", {"plot_llm_base", "llm_bench_cells", "llm_bench_costs", "llm_bench_records", "reading"}),
+                                           ("llm_bench_page.py", {"plot_llm", "llm_bench_costs", "llm_bench_records", "llm_bench_sentences", "reading",
+                                                                  "tables"})])
 def test_arrows(name, allowed):
     assert own_imports(PACKAGE / name) <= allowed
 
