@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import blocks, paths, plot, reading, results, runs
+from . import blocks, paths, plot, plot_logits, reading, results, runs
 from .experiments import EXPERIMENTS
 from .tables import NONE, markdown
 
@@ -37,7 +37,11 @@ class Shown:
     @property
     def stale(self) -> list[str]:
         """Samplers whose source is not the one that was timed."""
-        return sorted({r["sampler"] for r in self.records if r.stale})
+        return _stale(self.records)
+
+
+def _stale(records) -> list[str]:
+    return reading.kernels_first([r for r in records if r.stale])
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,12 @@ def _times(record) -> tuple[str, str]:
 
 
 def in_short(sections) -> dict[str, list[str]]:
-    """GPU -> sentences made from its records of the ladder and of the grid."""
+    """GPU -> sentences made from its records of the ladder, of the grid, and of the kernels from logits."""
     said: dict[str, list[str]] = {}
-    for section in (s for s in sections if s.experiment in ("ladder", "grid")):
+    for section in (s for s in sections if s.experiment in SENTENCES):
         for shown in section.shown:
             ours = [r for r in shown.records if r["sampler"] == _last_rung(shown.records) and reading.value(r)]
-            said.setdefault(shown.gpu, []).extend([_rung_sentence(r, shown) for r in ours] if section.experiment == "ladder" else _grid_sentences(shown, ours))
+            said.setdefault(shown.gpu, []).extend(SENTENCES[section.experiment](shown, ours))
     return {gpu: sentences for gpu, sentences in said.items() if sentences}
 
 
@@ -124,7 +128,7 @@ def _rung_sentence(record, shown: Shown) -> str:
     share = reading.of_the_limit(record)
     text = f"{reading.sizes(record)}: {reading.label(record)} takes {reading.number(reading.value(record))} µs"
     text += f", where a plain read of the same bytes takes {reading.number(reading.value(record, 'stream_read_us'))} ({reading.percent(share)})" if share else ""
-    faster = {name: reading.speedup(record, shown.records, name, "gpu_us") for name in ("v1", "flashinfer_chain", "torch_compile")}
+    faster = {name: reading.speedup(record, shown.records, name, "gpu_us") for name in FIRST}
     return text + "".join(f"; {reading.number(times)} times less than {name}" for name, times in faster.items() if times and name != record["sampler"]) + "."
 
 
@@ -132,6 +136,18 @@ def _grid_sentences(shown: Shown, ours) -> list[str]:
     found = reading.ratios(shown.records, ours[0]["sampler"]) if ours else []
     return [f"{r.cells} problems: {ours[0]['sampler']} is {reading.number(r.mean)} times faster than {r.peer} (geometric mean of the "
             f"{reading.TIMES[r.metric]}); the least is {r.least:.2f} times, at {reading.sizes(r.worst)}." for r in found]
+
+
+def _logits_sentences(shown: Shown, ours) -> list[str]:
+    if not ours:
+        return []
+    kernels = {r["sampler"] for r in shown.records if r.get("sampler_kind") == "kernel"}
+    return [f"From logits, {_rung_sentence(max(ours, key=lambda r: r['bytes']), shown)}",
+            f"From logits, the fastest kernel of each problem: {plot_logits.fastest([r for r in shown.records if reading.value(r)], kernels)}."]
+
+
+FIRST = ("v1", "flashinfer_chain", "softmax+v7", "softmax+flashinfer_chain", "torch_compile")  # what a rung's sentence compares it with
+SENTENCES = {"ladder": lambda shown, ours: [_rung_sentence(r, shown) for r in ours], "grid": _grid_sentences, "logits": _logits_sentences}
 
 
 def environments(sections) -> list[dict]:
@@ -143,10 +159,9 @@ def environments(sections) -> list[dict]:
     for records in found.values():
         newest, days = max(records, key=lambda r: r["created"]), sorted({r["created"][:10] for r in records})
         commits = reading.distinct(records, reading.commit_of)
-        stale = sorted({r["sampler"] for r in records if r.stale})
         made.append({key: value for key, value in newest["environment"].items() if key not in ("git", "git_clean")}
                     | {"commit": ", ".join(commits), "recorded": " to ".join(dict.fromkeys((days[0], days[-1]))), "records": len(records),
-                       "older than today's source": ", ".join(stale) or "none"})
+                       "older than today's source": ", ".join(_stale(records)) or "none"})
     return made
 
 

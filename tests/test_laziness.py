@@ -99,9 +99,16 @@ def test_figures_and_tables_say_what_the_records_hold(folder):
     for table, word in ((plot_logits.bytes_table(acceptance), "| 30 | 8 | 50 |"), (
             plot_logits.lse_table(records, results.load_records(folder, "logits_lse")), "| 4 | 4 | 60 | v8 | 21.0 | 10.5 | 9.5 | 9.5 |")):
         assert word in table, table
+    assert plot_logits.fastest(records, {"v8"}) == "v8 at B=2, K=4, V=40 and B=4, K=4, V=60" and plot_logits.fastest(records, set()) == ""
     counted = [laziness.recorded_pairs(r) for r in acceptance if r["sampler"] == "v8"]
     predicted = [laziness.predicted_pairs(r["problem"]["acceptance_measured"], 8) for r in acceptance if r["sampler"] == "v8"]
     assert counted == pytest.approx(predicted, rel=0.35) and counted != pytest.approx(counted[::-1], rel=0.35)
+
+
+def test_bytes_are_predicted_where_no_time_is_recorded():
+    count = laziness.Count(0.5, 1.75, 1.7, 0.1, 1.8)  # 3 drafts of 1000 ids in 2 bytes for 500 requests: a row of each is 1 MB
+    assert laziness.bytes_table([count], 500, 3, 1000).splitlines()[2] == "| 0.500 | 4 | 3 | 7 |"  # 2 * 1.75 + 1/8; 1.75 + 1; 2 * 3 + 1
+    assert plot_logits.lse_bytes([(500, 3, 1000)], 0.5).splitlines()[2] == "| 500 | 3 | 1,000 | 3.6 | 2.8 |"
 
 
 def test_a_stale_record_is_drawn_hollow(folder):

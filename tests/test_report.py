@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mistune")
 from made_up import record
 
-from spec_toolkit import blocks, cli, experiments, report, report_page, results
+from spec_toolkit import blocks, cli, experiments, plot, report, report_page, results
 
 GPUS = {"paper": ("NVIDIA Paper", 1.0), "cardboard": ("NVIDIA Cardboard", 2.0)}
 
@@ -141,3 +141,22 @@ def test_side_by_side_tells_problems_of_one_size_apart(tmp_path):
     (section,) = report.gather(tmp_path)
     rows = [line for line in report.side_by_side(section).splitlines() if "| v1 |" in line and "B=1," in line and "V=32,001" in line]
     assert sorted(line.split(" | ")[0].split("V=32,001")[1] for line in rows) == [", padding 0", ", padding 1"]
+
+
+def test_the_kernels_from_logits_are_told_in_short():
+    at = [{"batch": batch, "experiment": "logits", "megabytes": batch} for batch in (1, 8)]
+    times = [("v9", 10.0, 30.0), ("v10", 12.0, 20.0), ("softmax+v7", 48.0, 60.0)]
+    records = [record(name, us, **where) for name, *both in times for us, where in zip(both, at)]
+    section = report.Section("logits", "?", [report.Shown("NVIDIA Paper", "paper", records, {}, "")])
+    assert report.in_short([section]) == {"NVIDIA Paper": [
+        "From logits, B=8, K=4, V=128,256: v10 takes 20.0 µs, where a plain read of the same bytes takes 4.0 (20%); 3.0 times less than softmax+v7.",
+        "From logits, the fastest kernel of each problem: v9 at B=1, K=4, V=128,256; v10 at B=8, K=4, V=128,256."]}
+
+
+def test_a_caption_is_text_of_the_page_and_stays_in_the_figure(made):
+    text = made[1].read_text()
+    assert text.count("<figcaption>") == text.count("<img ") > 0
+    chart = plot.lines([record("v2", 10.0), record("v2", 20.0, batch=8)])
+    before = chart._repr_png_()
+    shown = report_page.figure(chart)
+    assert f"<figcaption>{chart.caption_text}</figcaption>" in shown and chart._repr_png_() == before
