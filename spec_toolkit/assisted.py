@@ -79,9 +79,11 @@ class Assisted:
     def _config(self, max_new_tokens, temperature, stop):
         from transformers import GenerationConfig
 
-        sampling = {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-        ends = sorted(stop) or None
-        return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0] if ends else 0, use_cache=True, **sampling)
+        sampling, ends = {"do_sample": False}, sorted(stop) or None
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0}
+        return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0] if ends else 0, use_cache=True,
+                                **sampling)
 
     @contextlib.contextmanager
     def _drafting(self):
@@ -102,5 +104,5 @@ class Assisted:
 
 
 def _of_the_caller(record) -> bool:
-    """False for the warning that transformers gives itself: to its draft it passes settings and arguments. The call here passes settings alone."""
+    """False for the warning that transformers gives itself, for passing its draft settings and arguments. The call here passes settings."""
     return "together with generation-related" not in record.getMessage()

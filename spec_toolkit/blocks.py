@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import compiled, conditions, course, crosscheck, llm_bench_page, plot, plot_grid, plot_ladder, plot_llm, plot_logits, plot_shapes, reading, results, sanitize, tables
+from . import compiled, conditions, course, crosscheck, llm_bench_page, plot, plot_grid, plot_ladder, plot_logits, plot_shapes, reading, results, sanitize, tables
 from .experiments import SEED_BATCHES, SEED_GPU, SEED_VOCABS, TODAY
 from .parts import SMALL_VOCAB, take_apart
 from .parts import table as parts_table
@@ -130,7 +130,7 @@ def _loops(folder, root, hashes) -> tuple[str, dict]:
     """On a page: the sentences and the first figure of each GPU; all figures are written. The tables are in the report."""
     parts, figures = [], {}
     for gpu, records in llm_bench_page.gpus(folder, hashes).items():
-        drawn = plot_llm.figures(records)
+        drawn = llm_bench_page.shown(records)[0]
         figures |= {gpu / "llm" / name: chart for name, chart in drawn.items()}
         parts += [f"* {sentence}" for sentence in llm_bench_page.answer(records, brief=True)]
         for name, chart in list(drawn.items())[:1]:

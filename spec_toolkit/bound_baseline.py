@@ -32,7 +32,7 @@ class BoundBaseline:
     def prepare(self) -> None:
         """Make the numbers of all positions from the problem's on, for its seeds."""
         self.first.copy_(self.problem.positions)
-        slots, index = torch.arange(self.accept.shape[1], device=self.first.device), torch.arange(self.draft_len + 1, device=self.first.device)
+        slots, index = (torch.arange(count, device=self.first.device) for count in (self.accept.shape[1], self.draft_len + 1))
         at, seeds = (self.first[:, None] + slots)[:, :, None], self.problem.seeds[:, None, None]
         self.accept.copy_(uniform23(random_words(seeds, at, ACCEPT, index[:-1])[0]))
         self.recover.copy_(uniform52(*random_words(seeds, at, RECOVER, index)[:2]))

@@ -59,9 +59,10 @@ SMALL = {"batch": 16, "length": 64, "rows": 8, "held_out": 16}  # on a CPU, wher
 
 
 def distill(target, tokenizer, out, recipe: Recipe, name: str = "", started: float | None = None, say=print, start=None) -> dict:
-    """Train, write the draft to the folder `out`, return its provenance. target: a LlamaForCausalLM (bfloat16 on a GPU); name: for the record.
+    """Train, write the draft to the folder `out`, return its provenance.
 
-    started: time.monotonic() when the time began to count (default: now). start: a folder with a draft to go on from; take another seed then.
+    target: a LlamaForCausalLM (bfloat16 on a GPU); name: for the record. started: time.monotonic() when the time began to count (default:
+    now). start: a folder with a draft to go on from; take another seed then.
     """
     return Distillation(target, tokenizer, out, recipe, name, time.monotonic() if started is None else started, say, start).run()
 
@@ -70,8 +71,8 @@ class Distillation:
     def __init__(self, target, tokenizer, out, recipe, name, started, say, start=None):
         self.target, self.tokenizer, self.out, self.recipe, self.name, self.say = target, tokenizer, Path(out), recipe, name, say
         self.started, self.deadline = started, started + recipe.seconds - min(8.0, 0.1 * recipe.seconds)  # the rest: the last measurement
-        self.student = Student(target, recipe.layers, recipe.learning_rate, recipe.kl_weight, recipe.kl_fall, recipe.weight_decay, recipe.warmup,
-                               recipe.clip, recipe.optimizer)
+        self.student = Student(target, recipe.layers, recipe.learning_rate, recipe.kl_weight, recipe.kl_fall, recipe.weight_decay,
+                               recipe.warmup, recipe.clip, recipe.optimizer)
         self.before = draft_weights.provenance_of(start) if start else None  # how the weights that are gone on from came to be
         if start:
             self.student.draft.load_state_dict(draft_weights.own_weights(draft_weights.load(target, start)), strict=False)
@@ -136,15 +137,16 @@ class Distillation:
         variation, divergence = ((self.sums / self.since).tolist() if self.since else (None, None))
         now = time.monotonic()
         point = {"seconds": round(now - self.started, 1), "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
-                 "train_total_variation": variation, "train_kl": divergence, "acceptance": {heat: m["acceptance"] for heat, m in measured.items()}}
+                 "train_total_variation": variation, "train_kl": divergence,
+                 "acceptance": {heat: m["acceptance"] for heat, m in measured.items()}}
         before = self.curve[-1] if self.curve else {"seconds": point["seconds"], "tokens": 0}
         rate = (point["tokens"] - before["tokens"]) / max(point["seconds"] - before["seconds"], 0.1)
         self.curve.append(point)
         self.sums.zero_()
         self.since, self.told = 0, now
         trained = f"train TV {variation:.4f} KL {divergence:.4f}, " if variation is not None else ""
-        self.say(f"{point['seconds']:6.1f} s  {self.steps:6,} steps, {self.tokens / 1e6:.2f} M tokens ({rate:,.0f}/s, sampling included), {trained}"
-                 + "held out: " + ", ".join(f"T={heat} {value:.4f}" for heat, value in point["acceptance"].items()))
+        self.say(f"{point['seconds']:6.1f} s  {self.steps:6,} steps, {self.tokens / 1e6:.2f} M tokens ({rate:,.0f}/s, sampling included), "
+                 + f"{trained}held out: " + ", ".join(f"T={heat} {value:.4f}" for heat, value in point["acceptance"].items()))
 
     def save(self, finished: bool = False) -> dict:
         """Write the weights, read them back, measure what was read, and write that down with them."""
@@ -162,15 +164,17 @@ class Distillation:
         loss = f"total variation + w KL(target || draft), w from {recipe.kl_weight:g} down to {recipe.kl_weight * (1 - recipe.kl_fall):g}"
         return {"what": "a draft for speculative decoding: the first layers of its target, distilled on the target's own texts; "
                         "embedding and head are the target's",
-                "target": {"name": self.name, "layers": config.num_hidden_layers, "hidden_size": config.hidden_size, "vocab_size": config.vocab_size},
+                "target": {"name": self.name, "layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
+                           "vocab_size": config.vocab_size},
                 "trained_parameters": sum(weight.numel() for weight in self.student.weights), "texts": SOURCES, "finished": finished,
                 "recipe": asdict(self.recipe), "loss": f"{loss}; {self.student.laws.how}",
                 "temperatures": {f"{heat:g}": share for heat, share in zip(*HEATS)}, "seed": self.recipe.seed,
                 "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
-                "pools": self.sampled - 1, "seconds": round(time.monotonic() - self.started, 1), "sampling_seconds": round(self.sampling_seconds, 1),
-                "sampling": self.sampler.how,
+                "pools": self.sampled - 1, "seconds": round(time.monotonic() - self.started, 1),
+                "sampling_seconds": round(self.sampling_seconds, 1), "sampling": self.sampler.how,
                 "gpu_memory_gib": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1) if on_gpu else None,
-                "environment": self.environment, "curve_texts": min(CURVE_TEXTS, self.recipe.held_out), "curve": self.curve, "before": self.before}
+                "environment": self.environment, "curve_texts": min(CURVE_TEXTS, self.recipe.held_out), "curve": self.curve,
+                "before": self.before}
 
 
 def run(target, out, seconds, device, optimizer, learning_rate, batch, length, seed, start) -> int:

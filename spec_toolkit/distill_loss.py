@@ -49,7 +49,8 @@ class _Distance(torch.autograd.Function):
         gradient, sums = torch.empty_like(draft_hidden), torch.zeros(2, device=heat.device)
         for start in range(0, len(heat), CHUNK):
             rows = slice(start, start + CHUNK)
-            variation, divergence, by_logits = function(target_hidden[rows] @ head.T, draft_hidden[rows] @ head.T, heat[rows, None], kl_weight)
+            target_logits, draft_logits = target_hidden[rows] @ head.T, draft_hidden[rows] @ head.T
+            variation, divergence, by_logits = function(target_logits, draft_logits, heat[rows, None], kl_weight)
             gradient[rows] = (by_logits @ head) * weight[rows, None].to(head.dtype)
             sums += torch.stack([variation @ weight[rows], divergence @ weight[rows]])
         ctx.save_for_backward(gradient)

@@ -1,4 +1,4 @@
-"""The draft while it is trained: float32 weights, bfloat16 arithmetic on a GPU, Muon for its matrices, a cosine that the clock may drive."""
+"""The draft in training: float32 weights, bfloat16 arithmetic on a GPU, Muon for its matrices, a cosine that the clock may drive."""
 from __future__ import annotations
 
 import math
@@ -49,7 +49,8 @@ def read(draft, tokens, dtype):
 
     Layer by layer, without a mask (which means causal): the model's own forward looks, with the host, for texts packed into one row.
     """
-    hidden, places = draft.model.embed_tokens(tokens).to(draft.model.norm.weight.dtype), torch.arange(tokens.shape[1], device=tokens.device)[None]
+    hidden = draft.model.embed_tokens(tokens).to(draft.model.norm.weight.dtype)
+    places = torch.arange(tokens.shape[1], device=tokens.device)[None]
     mixed = hidden.dtype == torch.float32 and dtype == torch.bfloat16
     with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=mixed):
         turn = draft.model.rotary_emb(hidden, position_ids=places)
@@ -67,14 +68,16 @@ def schedule(progress: float, warmup: float) -> float:
 
 @torch.no_grad()
 def acceptance(draft, head, pool, rows: int = 64) -> dict[str, dict]:
-    """By temperature of the pool's texts ("1" and "0.7"): the mean of sum min(p, q) over drawn tokens, both laws at that temperature; how often
-    target and draft have the same likeliest word; the number of tokens and the standard error over texts. Read `rows` texts at a time."""
+    """By temperature of the pool's texts ("1" and "0.7"): the mean of sum min(p, q) over drawn tokens, both laws at that temperature;
+    how often target and draft have the same likeliest word; the number of tokens and the standard error over texts. Read `rows` texts
+    at a time."""
     found = []
     for chosen in torch.arange(len(pool.heat), device=pool.heat.device).split(rows):
         part = pool.rows(chosen)
         heat, weight = _by_position(part)
         overlap, same = overlaps(read(draft, part.tokens, head.dtype), part.hidden.flatten(0, 1), head, heat)
-        found.append(torch.stack([(each * weight).view(len(chosen), -1).sum(1) for each in (overlap, same.float(), torch.ones_like(weight))]))
+        counted = (overlap, same.float(), torch.ones_like(weight))
+        found.append(torch.stack([(each * weight).view(len(chosen), -1).sum(1) for each in counted]))
     sums, said = torch.cat(found, 1).double().cpu(), {}
     for heat in sorted(set(pool.heat.tolist()), reverse=True):
         overlap, same, count = sums[:, (pool.heat == heat).cpu()]

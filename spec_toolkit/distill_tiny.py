@@ -13,8 +13,9 @@ def target(vocab: int = len(WORDS), layers: int = 4, seed: int = 0, **more):
     """A LlamaForCausalLM whose words depend on what it has read; four query heads share two key heads. Seeds PyTorch's generators."""
     transformers = _library()
     torch.manual_seed(seed)
-    config = transformers.LlamaConfig(vocab_size=vocab, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
-                                      num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.25, tie_word_embeddings=True, **more)
+    config = transformers.LlamaConfig(vocab_size=vocab, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
+                                      num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.25,
+                                      tie_word_embeddings=True, **more)
     return transformers.LlamaForCausalLM(config).eval()
 
 

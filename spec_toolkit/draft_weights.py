@@ -72,7 +72,8 @@ def provenance_of(folder=None) -> dict:
     folder = folder or FOLDER
     path = Path(folder) / PROVENANCE
     if not path.is_file():
-        raise ModelError(f"smollm2-draft: no trained weights in {folder}. On a GPU, minutes: spec-toolkit distill --out {folder} --seconds 420")
+        raise ModelError(f"smollm2-draft: no trained weights in {folder}. On a GPU, minutes: "
+                         f"spec-toolkit distill --out {folder} --seconds 420")
     return json.loads(path.read_text())
 
 
@@ -85,7 +86,8 @@ def load(target, folder=None):
         path = Path(folder) / name
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != digest:
-            raise ModelError(f"{path}: not the file that {PROVENANCE} speaks of (missing, damaged, or of another training); take the whole folder again")
+            raise ModelError(f"{path}: not the file that {PROVENANCE} speaks of (missing, damaged, or of another training); take the whole "
+                             "folder again")
         weights |= from_bytes(content)
     try:
         draft = cut(target, said["layers"])
@@ -94,7 +96,8 @@ def load(target, folder=None):
             raise ValueError(f"weights: got {len(weights)}, accepted: {len(own)}")
         draft.load_state_dict(weights, strict=False)
     except (ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: weights of a draft of {said.get('target', {}).get('name')}, which do not fit this target: {error}") from error
+        name = said.get("target", {}).get("name")
+        raise ModelError(f"{folder}: weights of a draft of {name}, which do not fit this target: {error}") from error
     return draft
 
 

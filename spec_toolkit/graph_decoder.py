@@ -6,7 +6,8 @@
 
 A step is four functions (graph_step.py), each captured once for a batch size, a draft length and a number of slots, then replayed
 from the host with one call. What cannot be captured (a Python loop, a peer that looks at the rows) is called between the graphs;
-vectorised baselines are captured, with their random numbers made ahead (bound_baseline.py). Prompts are read without a graph. On a CPU the same functions run as they are.
+vectorised baselines are captured, with their random numbers made ahead (bound_baseline.py). Prompts are read without a graph. On a CPU
+the same functions run as they are.
 
 The host waits once a step, for out_tokens: it decides which requests have ended. Texts, lengths and caches go on without it.
 

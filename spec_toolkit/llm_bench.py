@@ -96,7 +96,8 @@ def record_all(pair: Pair, chosen, out="results", resume: bool = False, stop_aft
     print(f"{gpu or 'CPU'}: {len(waiting)} of {len(chosen)} cells to run, {pair.names['target']} with {pair.names['draft']}", flush=True)
     for done, cell in enumerate(waiting):
         if stop_after and time.perf_counter() - began > stop_after:
-            print(f"stopped after {time.perf_counter() - began:.0f} s with {len(waiting) - done} cells left: --resume goes on from here", flush=True)
+            print(f"stopped after {time.perf_counter() - began:.0f} s with {len(waiting) - done} cells left: --resume goes on from here",
+                  flush=True)
             return False
         complete &= _recorded(pair, cell, out)
     return complete

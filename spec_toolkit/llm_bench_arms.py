@@ -31,7 +31,7 @@ def make_method(pair: Pair, cell: Cell, arm: Arm, sampler=None):
 
 
 def make_decoder(path: str, target, draft, sampler, draft_len: int, max_length: int | None = None, fused: str = "none"):
-    """The loop of that path. max_length: of the longest text and its drafts, so that the graph path captures once; fused: GraphDecoder's."""
+    """The loop of that path. max_length: of the longest text and its drafts: the graph path captures once; fused: GraphDecoder's."""
     if path == "eager":
         return Decoder(target, draft=draft, sampler=sampler, draft_len=draft_len)
     from .graph_decoder import GraphDecoder

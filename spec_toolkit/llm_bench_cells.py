@@ -22,7 +22,7 @@ ASSISTED_TOKENS = 16  # of transformers' own way, which is eager, in a cell of t
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to decode. method: plain, speculation or assisted. draft_len None: as transformers adapts it. tokens, seeds None: the cell's."""
+    """One way to decode. method: plain, speculation, assisted. draft_len None: as transformers adapts it. tokens, seeds None: the cell's."""
     method: str
     sampler: str | None = None
     draft_len: int | None = None
@@ -66,14 +66,16 @@ def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, path
     """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS. fused: of the
     graph path; where it is not none, the last cells show what it is worth."""
     tokens = TOKENS | (tokens or {})
-    found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest) for path in PATHS for kind in KINDS}
+    found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest)
+             for path in PATHS for kind in KINDS}
     order = [("compare", 0), ("compare", 1), ("samplers", 0), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
     made = [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
             if kind in kinds and path in paths and place < len(found[kind, path])]
     made = [replace(cell, fused=fused) if cell.path == "graph" else cell for cell in made]
     if not made or made[0].kind != "compare" or made[0].fused in (None, "none"):
         return made
-    arms = made[0].arms[:1] + tuple(replace(made[0].arms[2], draft_len=draft_len + more) for more in (0, 2))  # a dearer target pays for longer drafts
+    # a dearer target pays for longer drafts
+    arms = made[0].arms[:1] + tuple(replace(made[0].arms[2], draft_len=draft_len + more) for more in (0, 2))
     return made + [replace(made[0], fused=other, seeds=1, arms=arms) for other in ("draft", "none") if other != fused]
 
 

@@ -90,14 +90,14 @@ def cost_model(record: LoopRecord) -> dict:
     draft, other = wide["draft"] / last, wide["sampler"] + wide["rest"]
     ks = sorted({arm["draft_len"] for arm in arms})
     model = {k: 1000 * records_of.expected_tokens(rate, k) / (target(k) + k * draft + other) for k in ks}
-    return {"acceptance": rate, "draft_ms": draft, "target_ms": tuple(parts["target"] for parts in (alone, narrow, wide)), "other_ms": other,
-            "tokens_per_s": model, "best": max(model, key=model.get)}
+    return {"acceptance": rate, "draft_ms": draft, "target_ms": tuple(parts["target"] for parts in (alone, narrow, wide)),
+            "other_ms": other, "tokens_per_s": model, "best": max(model, key=model.get)}
 
 
 def table(records, times: float) -> str:
     """A Markdown table: for each path and K, what a step costs and the acceptance that `times` takes; "" without records."""
-    rows = [[cost.record.forms, str(cost.draft_len), f"{cost.plain_ms:.3g}", f"{cost.step_ms:.3g}", f"{cost.plain_steps:.2f}", f"{cost.tokens:.2f}",
-             f"{cost.acceptance:.3f}", f"{cost.seen:.2f}x", f"{times * cost.plain_steps:.2f} of {cost.draft_len + 1}",
+    rows = [[cost.record.forms, str(cost.draft_len), f"{cost.plain_ms:#.3g}", f"{cost.step_ms:#.3g}", f"{cost.plain_steps:.2f}",
+             f"{cost.tokens:.2f}", f"{cost.acceptance:.3f}", f"{cost.seen:.2f}x", f"{times * cost.plain_steps:.2f} of {cost.draft_len + 1}",
              NONE if (least := cost.needed(times)) is None else f"{least:.3f}", f"{cost.speedup(1):.2f}x"]
             for found in costs(records) for cost in found]
     head = ["path", "K", "plain step, ms", "step, ms", "in plain steps", "tokens of a step", "acceptance", "speedup, all runs",

@@ -13,10 +13,10 @@ EMPTY = "No decoding loop is recorded yet: `make gpu-llm` on a GPU writes it.\n"
 
 
 def methods(records) -> str:
-    """A Markdown table: every method of every `compare` record, with spread, speedup, what a step gives and costs, and its sampler's share."""
+    """A Markdown table: every method of every `compare` record, with spread, speedup, what a step gives, costs and spends on the sampler."""
     rows = [_method(record, arm, record.arm("plain")) for record in plot_llm.compared(records) for arm in record["arms"]]
-    head = ["path", "B", "T", "method", "tokens/s (p10 to p90)", "speedup (p10 to p90)", "tokens of a step", "ms of a step (median)", "accepted", "sampler",
-            "runs x tokens"]
+    head = ["path", "B", "T", "method", "tokens/s (p10 to p90)", "speedup (p10 to p90)", "tokens of a step", "ms of a step (median)",
+            "accepted", "sampler", "runs x tokens"]
     return markdown(head, rows, texts=4)
 
 

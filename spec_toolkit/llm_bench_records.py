@@ -120,7 +120,8 @@ def speedups(arm: dict, base: dict) -> list[float]:
 def rates_by_seed(arm: dict) -> list[float]:
     """Median tokens/s of the runs of each seed, in the order in which they were made."""
     runs = list(zip(arm["runs"]["seed"], arm["runs"]["tokens_per_s"]))
-    return [statistics.median(found) for seed in sorted(set(arm["runs"]["seed"])) if (found := [rate for s, rate in runs if s == seed and rate])]
+    groups = ([rate for s, rate in runs if s == seed and rate] for seed in sorted(set(arm["runs"]["seed"])))
+    return [statistics.median(group) for group in groups if group]
 
 
 def spread(samples) -> dict | None:

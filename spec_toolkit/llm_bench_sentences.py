@@ -29,8 +29,9 @@ def goals(records) -> str | None:
     """Was the goal met? At batch 1 and temperature 1, in each path and forward."""
     said = []
     for record in compared(records):
-        if (record["batch"], record["temperature"]) == (1, 1) and (found := [s for arm in record.measured() if (s := _speedup(record, arm))]):
-            times = max(s["median"] for s in found)
+        found = [s["median"] for arm in record.measured() if (s := _speedup(record, arm))]
+        if (record["batch"], record["temperature"]) == (1, 1) and found:
+            times = max(found)
             said.append(f"{record.forms} {times:.2f}x ({'reached' if times >= TARGET else 'not reached'})")
     return f"Goal of {TARGET}x over plain decoding of the same path at batch 1, T=1: {', '.join(said)}." if said else None
 
@@ -43,9 +44,9 @@ def why(records) -> list[str]:
 def _costs(found) -> str:
     cost = max(found, key=lambda cost: cost.seen)
     k, rate, plain, step = cost.draft_len, cost.acceptance, cost.plain, cost.step
-    return (f"Why, in the {cost.record.forms}, with K={k}: a step emits {cost.tokens:.2f} tokens ((1 - a^{k + 1}) / (1 - a) with the counted "
-            f"acceptance a = {rate:.3f} is {records_of.expected_tokens(rate, k):.2f}), but takes {cost.step_ms:#.3g} ms, {cost.plain_steps:.2f} steps of plain "
-            f"decoding: the target {step['target']:#.3g} ms for {k + 1} tokens ({plain['target']:#.3g} for one), {k} draft{'s' * (k > 1)} "
+    return (f"Why, in the {cost.record.forms}, with K={k}: a step emits {cost.tokens:.2f} tokens ((1 - a^{k + 1}) / (1 - a) with the "
+            f"counted acceptance a = {rate:.3f} is {records_of.expected_tokens(rate, k):.2f}), but takes {cost.step_ms:#.3g} ms, "
+            f"{cost.plain_steps:.2f} steps of plain decoding: the target {step['target']:#.3g} ms for {k + 1} tokens ({plain['target']:#.3g} for one), {k} draft{'s' * (k > 1)} "
             f"{step['draft']:#.3g} ms, the sampler {step['sampler']:.2g} ms, the rest {step['rest']:.2g} ms.")
 
 
@@ -54,9 +55,11 @@ def _needed(found) -> str:
     among = f"K={ks[0]}" if len(ks) == 1 else f"K={ks[0]} to {ks[-1]}" if len(ks) > 3 else f"K={', '.join(map(str, ks))}"
     best = llm_bench_costs.cheapest(found, TARGET)
     if best is None:
-        return f"At these costs no acceptance gives {TARGET}x with {among}: were all drafts accepted, it would be {max(c.speedup(1) for c in found):.2f}x."
+        most = max(cost.speedup(1) for cost in found)
+        return f"At these costs no acceptance gives {TARGET}x with {among}: were all drafts accepted, it would be {most:.2f}x."
     at = f"with K={best.draft_len}" + (f", the best of {among}" if len(ks) > 1 else ", the only K measured")
-    return f"At the measured costs the same model needs an acceptance of {best.needed(TARGET):.2f} for {TARGET}x ({at}); counted: {best.acceptance:.2f}."
+    return (f"At the measured costs the same model needs an acceptance of {best.needed(TARGET):.2f} for {TARGET}x ({at}); "
+            f"counted: {best.acceptance:.2f}.")
 
 
 def drafts(records) -> str | None:
@@ -77,9 +80,11 @@ def assisted_sentence(record) -> str | None:
         return None
     tokens = [records_of.kept_per_step(arm) for arm in (theirs, ours)]
     ms = [statistics.median(records_of.run_step_ms(arm)) for arm in (theirs, ours, record.arm("plain"))]
-    return (f"Goal of more tokens/s than transformers' assisted generation in the {record.title}: {s['median']:.2f} times as many ({s['p10']:.2f} to "
-            f"{s['p90']:.2f}), {'reached' if s['median'] > 1 else 'not reached'}. With K={ours['draft_len']} theirs keeps {tokens[0]:.2f} tokens of a step in "
-            f"{ms[0]:.3g} ms, ours {tokens[1]:.2f} in {ms[1]:.3g} ms, plain decoding one in {ms[2]:.3g} ms (medians of runs): {_which(tokens, ms)}.")
+    place = "reached" if s["median"] > 1 else "not reached"
+    return (f"Goal of more tokens/s than transformers' assisted generation in the {record.title}: {s['median']:.2f} times as many "
+            f"({s['p10']:.2f} to {s['p90']:.2f}), {place}. With K={ours['draft_len']} theirs keeps {tokens[0]:.2f} tokens of a step in "
+            f"{ms[0]:.3g} ms, ours {tokens[1]:.2f} in {ms[1]:.3g} ms, plain decoding one in {ms[2]:.3g} ms (medians of runs): "
+            f"{_which(tokens, ms)}.")
 
 
 def _which(tokens, ms) -> str:
@@ -90,7 +95,7 @@ def _which(tokens, ms) -> str:
 
 
 def drift_sentence(record) -> str | None:
-    """Where plain decoding was another for other seeds by more than a tenth: the machine's speed changed, which ratios of the same runs outlive."""
+    """Where plain decoding differs between seeds by more than a tenth: the machine's speed changed, which ratios of the same runs outlive."""
     found = records_of.rates_by_seed(plain) if (plain := record.arm("plain")) else []
     if len(found) < 2 or max(found) < 1.1 * min(found):
         return None
@@ -105,7 +110,9 @@ def speedup_sentence(record) -> str | None:
     said = [f"K={arm['draft_len']}, {_rate(arm)} tokens/s, {s['median']:.2f} times as many ({s['p10']:.2f} to {s['p90']:.2f})"
             for arm in record.measured() if (s := _speedup(record, arm))]
     plain = record.arm("plain")
-    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']} and {'; '.join(said)}." if said else None
+    if not said:
+        return None
+    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']} and {'; '.join(said)}."
 
 
 def _speedup(record, arm):
@@ -148,8 +155,8 @@ def greedy_sentence(record) -> str | None:
     text = f"{record.title}: {same} of {texts} greedy texts are those of plain decoding, token by token"
     if found:
         worst, wide = max(found, key=lambda p: p["gap"] / p["spacing"]), sum(p["gap"] > NEAR * p["spacing"] for p in found)
-        text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most (numbers of {record['models']['dtype']} lie "
-                 f"{worst['spacing']:.3g} apart there)")
+        text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most (numbers of "
+                 f"{record['models']['dtype']} lie {worst['spacing']:.3g} apart there)")
         text += f": {wide} of {len(found)} are no near ties, being more than {NEAR} such steps apart" if wide else ": near ties"
     return text + "."
 

@@ -25,7 +25,7 @@ PROMPTS = (
 
 
 def run(target, draft, sampler, path, draft_len, tokens, temperature, repeats, batch, prompts, seed, device, dtype) -> int:
-    """Returns the exit code 0. draft None: n-grams, then the draft that comes with the package where it fits the target, one after the other.
+    """Returns the exit code 0. draft None: n-grams, then the draft that comes with the package where it fits the target.
 
     pretrained.ModelError or ValueError for a request that cannot be met.
     """
@@ -55,12 +55,12 @@ def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager
     from .llm_bench_cells import cells
 
     if min(prompts, seeds, eager_tokens, graph_tokens, draft_len) < 1:
-        raise ValueError(f"--prompts, --seeds, --eager-tokens, --graph-tokens, --draft-len: got {prompts}, {seeds}, {eager_tokens}, {graph_tokens}, "
-                         f"{draft_len}, accepted: 1 or more")
+        raise ValueError(f"--prompts, --seeds, --eager-tokens, --graph-tokens, --draft-len: got {prompts}, {seeds}, {eager_tokens}, "
+                         f"{graph_tokens}, {draft_len}, accepted: 1 or more")
     device, dtype = place(device, dtype)
     pair = llm_bench_pair.load_pair(target, draft, device, dtype)
-    chosen = cells(sampler or ("v9" if device.startswith("cuda") else "torch_vectorised"), draft_len, min(prompts, len(pair.prompts)), seeds,
-                   paths, kinds, {"eager": eager_tokens, "graph": graph_tokens}, fused=fused)
+    best = sampler or ("v9" if device.startswith("cuda") else "torch_vectorised")
+    chosen = cells(best, draft_len, min(prompts, len(pair.prompts)), seeds, paths, kinds, {"eager": eager_tokens, "graph": graph_tokens}, fused=fused)
     return 0 if llm_bench.record_all(pair, chosen, out, resume, stop_after) else 1
 
 

@@ -32,7 +32,8 @@ class Turns:
 class Pool:
     """Texts of one model. tokens [n, length] int64; hidden [n, length, width], behind the last norm, where token i was read;
     free [n, length] bool: the token behind i was drawn from the model, neither given nor a chat's fixed words (the last one is cut off);
-    heat [n] float32, the temperatures. `hidden[i, j] @ head.T / heat[i]` is the log of the law that token j + 1 was drawn from, but for a constant.
+    heat [n] float32, the temperatures. `hidden[i, j] @ head.T / heat[i]` is the log of the law that token j + 1 was drawn from, but for a
+    constant.
     """
     tokens: torch.Tensor
     hidden: torch.Tensor
@@ -77,7 +78,8 @@ class TextSampler:
     def sample(self, openings, heat, seed: int) -> Pool:
         """openings: `batch` lists of ids, each of 1 to `length` ids. heat: a number > 0 per text. Seeds PyTorch's generators."""
         if len(openings) != self.batch or not all(1 <= len(ids) <= self.length for ids in openings):
-            raise ValueError(f"openings: got {len(openings)} of {min(map(len, openings), default=0)} to {max(map(len, openings), default=0)} ids, "
+            sizes = [len(ids) for ids in openings] or [0]
+            raise ValueError(f"openings: got {len(openings)} of {min(sizes)} to {max(sizes)} ids, "
                              f"accepted: {self.batch} of 1 to {self.length}")
         padded = torch.tensor([[*ids, *[0] * (self.length + 1 - len(ids))] for ids in openings])
         self.tokens.copy_(padded)

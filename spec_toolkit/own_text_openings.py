@@ -57,7 +57,8 @@ def first_id(tokenizer) -> int:
 def pieces(held_out: bool) -> tuple[str, ...]:
     """Texts of Python's library, without its tests: those held out, or the others."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "dist-packages", "test", "tests", "idlelib"} & set(path.parts)]
+    without = {"site-packages", "dist-packages", "test", "tests", "idlelib"}
+    files = [path for path in sorted(root.rglob("*.py")) if not without & set(path.parts)]
     named = {str(path.relative_to(root)): path.read_text(errors="replace") for path in files}
     try:
         from pydoc_data.topics import topics

@@ -14,7 +14,8 @@ def hardware(said: dict) -> str:
     on = where["gpu"] or f"a CPU ({where['platform']})"
     return (f"{said['layers']} of {said['target']['layers']} layers of {said['target']['name'] or 'the target'}, "
             f"{said['trained_parameters'] / 1e6:.3g} M trained parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, "
-            f"{said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} tokens ({said['tokens'] / 1e6:.3g} M read, {said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
+            f"{said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} tokens ({said['tokens'] / 1e6:.3g} M read, "
+            f"{said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
             f"{recipe['optimizer']}, seed {said['seed']}" + ("" if said["finished"] else "; cut off before its end"))
 
 

@@ -21,7 +21,8 @@ METHOD_STYLE = {"plain": ("#DDDDDD", ""), "speculation": (BLUE, ""), "assisted":
 
 def methods(records) -> Chart | None:
     """tokens/s of every method, a panel for each record, two in a row, with the speedup over its plain decoding."""
-    records = sorted(compared(records), key=lambda r: (r.rank, r["temperature"] != 1, r["batch"], -r["temperature"]))  # both paths side by side
+    place = lambda r: (r.rank, r["temperature"] != 1, r["batch"], -r["temperature"])  # both paths side by side
+    records = sorted(compared(records), key=place)
     if not records:
         return None
     wide = min(2, len(records))
@@ -33,8 +34,8 @@ def methods(records) -> Chart | None:
     for i, row in enumerate(rows):
         for j, record in enumerate(row):
             _methods(chart.add_subplot(grid[i, j]), record)
-    return finish(chart, records, "Speedup: median over the same prompts and seeds, p10 to p90 in brackets; arms with fewer runs have the first "
-                  "seeds only.", 90 * wide)
+    note = "Speedup: median over the same prompts and seeds, p10 to p90 in brackets; arms with fewer runs have the first seeds only."
+    return finish(chart, records, note, 90 * wide)
 
 
 def _methods(axes, record):
@@ -79,7 +80,8 @@ def split(records) -> Chart | None:
     for panel, group in zip(axes, groups):
         _split(panel, group)
     chart.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    return finish(chart, records, "Mean over all steps of all runs, T=1. A bar that leaves its panel is cut; its length is written.", 90 * len(groups))
+    note = "Mean over all steps of all runs, T=1. A bar that leaves its panel is cut; its length is written."
+    return finish(chart, records, note, 90 * len(groups))
 
 
 def _split(axes, group):
@@ -94,8 +96,9 @@ def _split(axes, group):
                       label=part if row == 0 else None)
             left += parts[part]
         said, cut = f"{ms:.3g} ms, sampler {parts['sampler'] / ms:.1%}", ms > 0.62 * end
-        axes.annotate(f"{said} {'→' if ms > end else ''}" if cut else f"  {said}", (0.98 * end if cut else ms, row), va="center", fontsize=8,
-                      ha="right" if cut else "left", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1} if cut else None)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1} if cut else None
+        said = f"{said} {'→' if ms > end else ''}" if cut else f"  {said}"
+        axes.annotate(said, (0.98 * end if cut else ms, row), va="center", fontsize=8, ha="right" if cut else "left", bbox=box)
     axes.set(yticks=range(len(group)), ylim=(len(group) - 0.5, -0.5), xlim=(0, end))
     axes.set_yticklabels([f"B={r['batch']}{r.forward if r.rank > usual else ''}, {label(arm, r)}" for r, arm, _ in group], fontsize=8)
     axes.set_xlabel("ms of a step", fontsize=9)
@@ -130,7 +133,8 @@ def _share(axes, y, arm, height, colour, hatch, mark):
     middle, low, high = (100 * share[key] for key in ("median", "p10", "p90"))
     axes.barh(y, middle, height=height, color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.5)
     axes.errorbar(middle, y, xerr=[[middle - low], [high - middle]], color=BLACK, capsize=2, linewidth=1)
-    axes.annotate(f"  {middle:.1f}% ({parts['sampler']:.3g} of {sum(parts.values()):.3g} ms){mark}", (max(high, GOAL), y), va="center", fontsize=8)
+    said = f"  {middle:.1f}% ({parts['sampler']:.3g} of {sum(parts.values()):.3g} ms){mark}"
+    axes.annotate(said, (max(high, GOAL), y), va="center", fontsize=8)
 
 
 def figures(records) -> dict[str, Chart]:

@@ -26,8 +26,8 @@ def caption(records, note: str = "") -> str:
     tokens = sorted({arm["tokens"] for r in records for arm in r["arms"]})
     parts = [f"{models['target']}{size('target_parameters')} with {models['draft']}{size('draft_parameters')}, {models['dtype']}",
              environment["gpu"] or f"CPU ({environment['platform']})",
-             (f"{max(r['spec']['prompts'] for r in records)} prompts, {span(runs)} runs of an arm, of {span(tokens)} tokens each, reading the "
-              "prompt not counted, tokens of the last step beyond the limit counted"),
+             (f"{max(r['spec']['prompts'] for r in records)} prompts, {span(runs)} runs of an arm, of {span(tokens)} tokens each, reading "
+              "the prompt not counted, tokens of the last step beyond the limit counted"),
              f"torch {environment['torch']}, transformers {environment['transformers']}"
              + (f", driver {environment['driver']}" if environment["driver"] else ""),
              " to ".join(dict.fromkeys((days[0], days[-1]))) + (f", commit {environment['git'][:9]}" if environment.get("git") else "")]

@@ -32,8 +32,9 @@ def acceptance(records) -> Chart | None:
         panel.legend(frameon=False, fontsize=8, loc="lower left")
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes[0].set_ylabel("accepted, of the drafts looked at")
-    return finish(chart, records, "Marks: counted in the timed runs, bars 1.96 standard errors as if drafts were independent. Dashed: predicted "
-                  "from the rows, in a pass of its own.", 65 * len(paths))
+    note = ("Marks: counted in the timed runs, bars 1.96 standard errors as if drafts were independent. Dashed: predicted from the rows, in a "
+            "pass of its own.")
+    return finish(chart, records, note, 65 * len(paths))
 
 
 def _acceptance(panel, record, colour, mark, shift):
@@ -52,7 +53,8 @@ def _acceptance(panel, record, colour, mark, shift):
 
 def k_sweep(record) -> Chart | None:
     """tokens/s and tokens of a step over K, with the model of independent drafts drawn in, and both best K."""
-    arms = sorted((arm for arm in record["arms"] if arm["method"] == "speculation" and records_of.rates(arm)), key=lambda arm: arm["draft_len"])
+    arms = [arm for arm in record["arms"] if arm["method"] == "speculation" and records_of.rates(arm)]
+    arms.sort(key=lambda arm: arm["draft_len"])
     if not arms or record.arm("plain") is None:
         return None
     chart, (speed, steps) = panels(2, 10.4, 4.3)
@@ -82,7 +84,7 @@ def k_sweep(record) -> Chart | None:
     steps.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes in (speed, steps):
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    note = (f"{record.title}. Costs of the model: {model['draft_ms']:.3g} ms a draft, target {model['target_ms'][1]:.3g} ms (K={min(ks)}) to "
-            f"{model['target_ms'][2]:.3g} ms (K={max(ks)}; {model['target_ms'][0]:.3g} without drafts), {model['other_ms']:.3g} ms sampler and rest; "
-            f"its best K is {model['best']}.")
+    alone, narrow, wide = model["target_ms"]
+    note = (f"{record.title}. Costs of the model: {model['draft_ms']:.3g} ms a draft, target {narrow:#.3g} ms (K={min(ks)}) to {wide:#.3g} ms "
+            f"(K={max(ks)}; {alone:#.3g} without drafts), {model['other_ms']:.2g} ms sampler and rest; its best K is {model['best']}.")
     return finish(chart, [record], note, 140)

@@ -24,8 +24,9 @@ def needed(records) -> Chart | None:
     for panel in axes:
         panel.set_ylim(0, min(4.0, top))
     axes[0].set_ylabel("times plain decoding of the same path")
-    return finish(chart, [cost.record for found in groups for cost in found[:1]], "B=1, T=1. Lines: (1 - a^(K+1)) / (1 - a) tokens of a step over what "
-                  "a step costs, as measured, in plain steps. Marks: acceptance and speedup as counted, over all runs.", 62 * len(groups))
+    note = ("B=1, T=1. Lines: (1 - a^(K+1)) / (1 - a) tokens of a step over what a step costs, as measured, in plain steps. Marks: acceptance "
+            "and speedup as counted, over all runs.")
+    return finish(chart, [found[0].record for found in groups], note, 62 * len(groups))
 
 
 def _panel(axes, found):
@@ -33,8 +34,9 @@ def _panel(axes, found):
     for i, cost in enumerate(found):
         colour, mark = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
         least = cost.needed(GOAL)
-        axes.plot(at, [cost.speedup(a) for a in at], color=colour, linestyle=DASHES[i % len(DASHES)], linewidth=1.5, marker=mark, markersize=7,
-                  markevery=[], label=f"K={cost.draft_len}: " + (f"a of {least:.2f} needed" if least is not None else f"never {GOAL:g}x"))
+        said = f"K={cost.draft_len}: " + (f"a of {least:.2f} needed" if least is not None else f"never {GOAL:g}x")
+        axes.plot(at, [cost.speedup(a) for a in at], color=colour, linestyle=DASHES[i % len(DASHES)], linewidth=1.5, marker=mark,
+                  markersize=7, markevery=[], label=said)  # the mark is in the legend alone
         axes.plot([cost.acceptance], [cost.seen], marker=mark, color=colour, markeredgecolor=BLACK, markersize=8, zorder=3)
     axes.axhline(GOAL, color=BLACK, linestyle=":", linewidth=1.3)
     axes.annotate(f"goal {GOAL:g}x", (0.01, GOAL), fontsize=8, va="bottom")

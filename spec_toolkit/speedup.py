@@ -50,7 +50,8 @@ class Comparison:
         head = f"{'':<20}{'tokens/s':>9}  {'(min to max)':<18}{'tokens/step':>12}   "
         lines = [head + "".join(f"{part:>9}" for part in PARTS)]
         lines += [f"{name:<20}{_row(runs)}" for name, runs in methods.items()]
-        lines += ["", "accepted, by position: " + ", ".join("none looked at" if rate is None else f"{rate:.0%}" for rate in self.acceptance)]
+        rates = ["none looked at" if rate is None else f"{rate:.0%}" for rate in self.acceptance]
+        lines += ["", "accepted, by position: " + ", ".join(rates)]
         if self.greedy:
             lines += [f"greedy texts that are the same both ways: {self.equal_texts[0]} of {self.equal_texts[1]}"
                       + ("" if self.equal_texts[0] == self.equal_texts[1] else " (the others part where rounding turns a near tie)")]

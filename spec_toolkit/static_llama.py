@@ -1,8 +1,9 @@
 """A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43.
 
 The interface of static_model.py and the same numbers but for rounding. What is joined: the matrices of query, key and value, and of
-gate and up (copies, so these weights lie in memory twice, however many StaticLlamas there are); rotation of query and key in one; writing of key and value in one; each
-residual sum with the product before it. Heads that share keys are queries of one head, so that no key is repeated.
+gate and up (copies, so these weights lie in memory twice, however many StaticLlamas there are); rotation of query and key in one;
+writing of key and value in one; each residual sum with the product before it. Heads that share keys are queries of one head, so that no
+key is repeated.
 """
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class StaticLlama(StaticModel):
         held.scatter_(1, places, mixed[:, :, self.heads:])
         query = mixed[:, :, :self.heads].view(batch, n, self.shared, -1, width).transpose(1, 2)  # [batch, shared, n, heads / shared, width]
         keys, values = held.transpose(1, 2).split(self.shared, 1)
-        attended = functional.scaled_dot_product_attention(query.reshape(batch, self.shared, -1, width), keys, values, attn_mask=mask, scale=scaling)
+        attended = functional.scaled_dot_product_attention(query.reshape(batch, self.shared, -1, width), keys, values, attn_mask=mask,
+                                                           scale=scaling)
         return attended.view(query.shape).transpose(1, 2)
 
     def clear(self) -> None:

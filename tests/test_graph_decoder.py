@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("transformers")
 
-from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, drafts, law_test, naive, near, tiny
+from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, drafts, law_test, naive
 
 from spec_toolkit import graph_capture, load_sampler
 from spec_toolkit.bound_baseline import BoundBaseline, can_be_bound
@@ -20,6 +20,7 @@ from spec_toolkit.graph_capture import CaptureFailed, captured
 from spec_toolkit.graph_decoder import GraphDecoder
 from spec_toolkit.graph_step import Step
 from spec_toolkit.llm import Decoder, NoMass
+from spec_toolkit.loop_law import Accepting, moved, tiny_model
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 FEW = 5_000  # runs are enough to refuse what is badly wrong
@@ -28,16 +29,16 @@ MIXED = {"max_new_tokens": 20, "temperature": [1.0, 0.0, 0.7], "seeds": [3, 4, 2
 
 @pytest.fixture(scope="module")
 def target():
-    return tiny()
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
 def small():
-    return tiny(vocab=VOCAB, sharp=0.2, seed=3)
+    return tiny_model(vocab=VOCAB, sharp=0.2, seed=3)
 
 
 def small_decoder(model, kind="model", **options):
-    return GraphDecoder(model, draft={"model": near(model, 0.08), "ngram": NgramDrafter(3, shortest=1)}[kind], draft_len=3, **options)
+    return GraphDecoder(model, draft={"model": moved(model, 0.08), "ngram": NgramDrafter(3, shortest=1)}[kind], draft_len=3, **options)
 
 
 # ---- greedy: the same text ---------------------------------------------------------------------------------------------
@@ -55,14 +56,14 @@ def test_greedy_text_and_steps_are_those_of_the_plain_path(target, kind, length)
 def test_fused_forwards_write_the_same_text(target, fused):
     """Greedy and random, plain and with drafts. In float64 what differs is rounding, and no near tie is among these."""
     for sampled in ({"max_new_tokens": 30}, MIXED):
-        ours, usual = (GraphDecoder(target, draft=near(target), fused=kind) for kind in (fused, "none"))
+        ours, usual = (GraphDecoder(target, draft=moved(target), fused=kind) for kind in (fused, "none"))
         assert ours.speculate(PROMPTS, **sampled).tokens == usual.speculate(PROMPTS, **sampled).tokens
         assert ours.plain(PROMPTS, **sampled).tokens == usual.plain(PROMPTS, **sampled).tokens
 
 
 def test_stop_tokens_and_one_decoder_for_several_shapes(target):
     """Plain and speculative calls, batches of three and of one, a longer text and a shorter one, in one decoder."""
-    decoder = GraphDecoder(target, draft=near(target))
+    decoder = GraphDecoder(target, draft=moved(target))
     whole = decoder.plain(PROMPTS, max_new_tokens=30).tokens
     stop = {whole[0][6], whole[2][14]}
     until = lambda row: row[:next((i + 1 for i, token in enumerate(row) if token in stop), len(row))]
@@ -75,9 +76,9 @@ def test_stop_tokens_and_one_decoder_for_several_shapes(target):
 
 
 def test_a_draft_of_another_vocabulary():
-    target = tiny(vocab=60)
+    target = tiny_model(vocab=60)
     for vocab in (40, 90):
-        decoder = GraphDecoder(target, draft=tiny(vocab=vocab, seed=3))
+        decoder = GraphDecoder(target, draft=tiny_model(vocab=vocab, seed=3))
         for heat in (0.0, 1.0):
             rows = decoder.speculate([[1, 59, 3], [4, 5]], max_new_tokens=12, temperature=heat).tokens
             assert heat or rows == decoder.plain([[1, 59, 3], [4, 5]], max_new_tokens=12).tokens
@@ -89,7 +90,7 @@ def test_a_draft_of_another_vocabulary():
 @pytest.mark.parametrize("name", ["python_loop", "v5", "v9"])
 def test_every_kind_of_sampler_gives_the_same_text(target, name):
     """... whatever draws the drafts: the numbers are the same."""
-    draft = near(target)
+    draft = moved(target)
     ours = GraphDecoder(target, draft=draft, sampler=name, drawer="v9", draft_len=2)
     usual = GraphDecoder(target, draft=draft, sampler="torch_vectorised", draft_len=2)
     options = MIXED | {"max_new_tokens": 8}
@@ -134,7 +135,7 @@ def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
         right(step)
         step.length.sub_(1)
     monkeypatch.setattr(Step, "follow", follow)
-    decoder = GraphDecoder(target, draft=near(target))
+    decoder = GraphDecoder(target, draft=moved(target))
     assert decoder.speculate(PROMPTS, max_new_tokens=30).tokens != [naive(target, prompt, 30) for prompt in PROMPTS]
 
 
@@ -181,7 +182,7 @@ def test_what_cannot_be_decoded(target):
         GraphDecoder(target).speculate([[1]], max_new_tokens=1)
     broken = copy.deepcopy(target)
     broken.lm_head.weight.data.fill_(float("nan"))
-    decoder = GraphDecoder(broken, draft=near(target))
+    decoder = GraphDecoder(broken, draft=moved(target))
     with pytest.raises(NoMass, match="request 0: its target row has nothing to draw from"):
         decoder.speculate([[1]], max_new_tokens=4)
     broken.lm_head.weight.data.copy_(target.lm_head.weight.data)
@@ -236,7 +237,7 @@ def test_greedy_graphs_in_the_dtypes_of_real_models(target, dtype, fused):
 @gpu
 @pytest.mark.gpu
 def test_law_of_graphs(small):
-    decoder = GraphDecoder(copy.deepcopy(small).cuda(), draft=near(small, 0.08).cuda(), draft_len=3)
+    decoder = GraphDecoder(copy.deepcopy(small).cuda(), draft=moved(small, 0.08).cuda(), draft_len=3)
     result = law_test(small, REPEATING, decoder.speculate)
     assert result.passed and result.detectable_tv < 0.05, result
 
@@ -291,7 +292,7 @@ def test_without_a_gpu_the_functions_are_themselves():
 
 def test_baselines_bound_once_have_the_numbers_of_every_step(target):
     """Numbers made ahead, against a loop that binds at every step; too many requests for that are decoded as well."""
-    draft, options = near(target), MIXED | {"seeds": [3, 4, 5]}
+    draft, options = moved(target), MIXED | {"seeds": [3, 4, 5]}
     decoder = GraphDecoder(target, draft=draft, sampler="torch_vectorised", drawer="v9", draft_len=2)
     ours = decoder.speculate(PROMPTS, **options)
     ((step, _),) = decoder._steps.values()

@@ -9,17 +9,18 @@ from spec_toolkit import paths
 
 pytest.importorskip("transformers")
 
-from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, Accepting, drafts, law_test, naive, near, tiny
+from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, drafts, law_test, naive
 
 from spec_toolkit.cached_model import CachedModel
 from spec_toolkit.drafting import DraftNumbers, NgramDrafter
 from spec_toolkit.llm import Decoder, NoMass
+from spec_toolkit.loop_law import Accepting, moved, tiny_model
 from spec_toolkit.philox import DRAFT, random_words, uniform52
 
 
 @pytest.fixture(scope="module")
 def target():
-    return tiny()
+    return tiny_model()
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def test_stop_tokens_end_a_request_and_not_the_others(target, kind):
 def test_every_kind_of_sampler_gives_the_same_text(target, name):
     """A baseline, a kernel behind a softmax and a kernel from logits: the same numbers, so the same random text too."""
     options = {"max_new_tokens": 10, "temperature": [1.0, 0.0, 0.7], "seeds": [3, 4, 2**64 - 1]}
-    draft = near(target)
+    draft = moved(target)
     ours, usual = (Decoder(target, draft=draft, sampler=sampler).speculate(PROMPTS, **options) for sampler in (name, "torch_vectorised"))
     assert ours.tokens == usual.tokens and ours.emitted == usual.emitted
 
@@ -82,16 +83,16 @@ def test_a_gpu_writes_the_same_text(target, kind):
 
 def test_the_guide(target, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (paths.PACKAGE.parent / "docs" / "llm.md").read_text(), re.DOTALL)
-    names = {"target_model": target, "draft_model": near(target), "prompts": PROMPTS[:2]}
+    names = {"target_model": target, "draft_model": moved(target), "prompts": PROMPTS[:2]}
     exec(code, names)  # noqa: S102 (a block of our own page)
     assert names["decoded"].tokens[0] == names["plain"].tokens[0] and "[[" in capsys.readouterr().out
 
 
 def test_a_draft_of_another_vocabulary():
     """Fewer ids than the target (the rest is never drafted), or more (they are cut off)."""
-    target = tiny(vocab=60)
+    target = tiny_model(vocab=60)
     for vocab in (40, 90):
-        decoder = Decoder(target, draft=tiny(vocab=vocab, seed=3))
+        decoder = Decoder(target, draft=tiny_model(vocab=vocab, seed=3))
         for heat in (0.0, 1.0):
             prompts = [[1, 2, 3], [4, 5]]
             rows = decoder.speculate(prompts, max_new_tokens=12, temperature=heat).tokens
@@ -114,11 +115,11 @@ def test_a_request_does_not_depend_on_its_batch(target, kind):
 
 @pytest.fixture(scope="module")
 def small():
-    return tiny(vocab=VOCAB, sharp=0.2, seed=3)
+    return tiny_model(vocab=VOCAB, sharp=0.2, seed=3)
 
 
 def small_decoder(model, kind, **options):
-    return Decoder(model, draft={"model": near(model, 0.08), "ngram": NgramDrafter(3, shortest=1)}[kind], draft_len=3, **options)
+    return Decoder(model, draft={"model": moved(model, 0.08), "ngram": NgramDrafter(3, shortest=1)}[kind], draft_len=3, **options)
 
 
 def test_law_of_plain_decoding(small):

@@ -6,10 +6,10 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tiny_llm import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spec_toolkit.cached_model import CachedModel
+from spec_toolkit.loop_law import tiny_model
 from spec_toolkit.static_llama import StaticLlama
 from spec_toolkit.static_model import StaticModel
 
@@ -25,7 +25,7 @@ def static_read(model, tokens, lengths, **options):
 @pytest.mark.parametrize("kind, attention, near", [(StaticModel, "sdpa", 1e-12), (StaticModel, "eager", 1e-4), (StaticLlama, "sdpa", 1e-4)])
 def test_logits_are_those_of_a_growing_cache(kind, attention, near):
     """Three texts grow by 4 tokens, or by one, and forget some of them, eight times over; one may fall below where it began."""
-    model = tiny()
+    model = tiny_model()
     model.config._attn_implementation = attention
     usual, ours, lengths = CachedModel(model, 3), kind(model, 3, SLOTS), [0, 0, 0]
     turn = torch.Generator().manual_seed(0)
@@ -42,7 +42,7 @@ def test_logits_are_those_of_a_growing_cache(kind, attention, near):
 
 
 def test_reading_again_changes_nothing_and_position_minus_one_is_seen_by_nobody():
-    model, tokens = tiny(), torch.tensor([[5, 6, 7, 8]])
+    model, tokens = tiny_model(), torch.tensor([[5, 6, 7, 8]])
     ours, usual = StaticModel(model, 1, SLOTS), CachedModel(model, 1)
     expected = usual.read(tokens)
     assert static_read(ours, torch.tensor([[96, 5]]), [-1]).isfinite().all()
@@ -51,7 +51,7 @@ def test_reading_again_changes_nothing_and_position_minus_one_is_seen_by_nobody(
 
 
 def test_a_nan_is_forgotten_by_clear():
-    model, tokens = tiny(), torch.tensor([[5, 6, 7]])
+    model, tokens = tiny_model(), torch.tensor([[5, 6, 7]])
     ours = StaticModel(model, 1, SLOTS)
     expected = static_read(ours, tokens, [0])
     for layer in ours.cache.layers:
@@ -62,7 +62,7 @@ def test_a_nan_is_forgotten_by_clear():
 
 
 def test_the_cache_stays_where_it_is_and_low_precision_is_read():
-    model = copy.deepcopy(tiny()).to(torch.bfloat16)
+    model = copy.deepcopy(tiny_model()).to(torch.bfloat16)
     ours = StaticModel(model, 2, SLOTS)
     places = []
     for length in (0, 3, 1):
@@ -89,7 +89,7 @@ def test_a_fused_llama_of_another_shape():
 
 @torch.no_grad()
 def test_joined_weights_are_shared_and_follow_the_model():
-    model, tokens = copy.deepcopy(tiny()), torch.tensor([[5, 6, 7]])
+    model, tokens = copy.deepcopy(tiny_model()), torch.tensor([[5, 6, 7]])
     first, second = StaticLlama(model, 1, SLOTS), StaticLlama(model, 2, SLOTS)
     assert first.layers[0].gate_up.data_ptr() == second.layers[0].gate_up.data_ptr()
     model.model.layers[0].mlp.up_proj.weight.mul_(2)
@@ -98,7 +98,7 @@ def test_joined_weights_are_shared_and_follow_the_model():
 
 
 def test_a_fused_llama_is_one_without_biases():
-    model = copy.deepcopy(tiny())
+    model = copy.deepcopy(tiny_model())
     model.config.attention_bias = True
     with pytest.raises(ValueError, match="fused: got LlamaForCausalLM attention_bias, accepted: LlamaForCausalLM without biases"):
         StaticLlama(model, 1, SLOTS)
@@ -109,7 +109,7 @@ def test_a_fused_llama_is_one_without_biases():
     ({"_attn_implementation": "flash_attention_2"}, "got attention 'flash_attention_2', accepted: sdpa, eager"),
     ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "got rope type 'dynamic'")])
 def test_what_is_refused(change, message):
-    model = copy.deepcopy(tiny())
+    model = copy.deepcopy(tiny_model())
     for name, value in change.items():
         model.config.__dict__[name if name != "_attn_implementation" else "_attn_implementation_internal"] = value
     with pytest.raises(ValueError, match=message):
