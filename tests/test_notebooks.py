@@ -59,14 +59,14 @@ def execute(name, monkeypatch, **parameters):
 def test_quick_demo_without_a_gpu_shows_the_recorded_figure(recorded, monkeypatch, tmp_path, capsys):
     names = execute("quick_demo", monkeypatch, batch=2, draft_len=2, vocab=64, out=str(tmp_path / "out"))
     assert "No GPU here" in (said := capsys.readouterr().out) and "Recorded on Paper" in said
-    assert "the fastest call, torch_vectorised, took 90 µs on Paper, 10 times less than the Python loop" in names["sentence"]
+    assert "the fastest call, torch_vectorised, took 90 µs on Paper, 10.0 times less than the Python loop" in names["sentence"]
     assert {"quick_demo.png", "quick_demo.svg", "step.png", "step.svg"} == {path.name for path in (tmp_path / "out").iterdir()}
 
 
 SMALL = {"ladder": {"check_batch": 2, "check_vocab": 65}, "batch_scaling": {"check_batch": 2, "check_vocab": 65},
          "vocab_scaling": {"check_vocabs": [1, 33]}, "profile": {"check_batch": 2, "check_vocab": 65}}
 FIGURES = {"ladder": {"ladder"}, "batch_scaling": {"batch_time", "batch_speedup"}, "vocab_scaling": {"vocab_time", "vocab_speedup", "grid_speedup"},
-           "profile": {"profile", "bytes", "shares"}}
+           "profile": {"profile", "bytes", "shares", "flush_modes", "misaligned", "dtypes"}}
 
 
 def test_a_notebook_of_the_ladder_runs_under_papermill(tmp_path):
