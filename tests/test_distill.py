@@ -63,7 +63,8 @@ def test_turns_are_opened_and_not_counted_as_drawn():
         while i < len(text) - 3:
             if text[i] == end:
                 opening = [(7, 8), (9,)][role]
-                assert tuple(text[i + 1:i + 1 + len(opening)]) == opening and free[i:i + len(opening) + 1] == [False] * len(opening) + [True]
+                assert tuple(text[i + 1:i + 1 + len(opening)]) == opening
+                assert free[i:i + len(opening) + 1] == [False] * len(opening) + [True]
                 closed, role, i = [*closed, i], 1 - role, i + len(opening)
             i += 1
         turned += len(closed)
@@ -103,7 +104,8 @@ def test_the_loss_and_its_gradient(monkeypatch):
     loss, means = distill_loss.distance(ours, target, head, heat, weight, 0.3)
     expected = wanted(theirs)
     loss.backward(), expected.backward()
-    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5) and float(means[0] + 0.3 * means[1]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(means[0] + 0.3 * means[1]) == pytest.approx(float(loss.detach()), rel=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
     overlap, same = distill_loss.overlaps(draft, target, head, heat)
     assert float((1 - overlap) @ weight / weight.sum()) == pytest.approx(float(means[0]), rel=1e-5)
@@ -116,7 +118,8 @@ def test_compiling_that_fails_is_no_reason_not_to_train():
     function = distill_loss.Laws(compile=False)
     function.function = broken
     row = torch.randn(2, 5)
-    assert torch.equal(function(row, row, torch.ones(2, 1), 0.5)[2], torch.zeros(2, 5)) and function.how == "eager, for compiling failed: RuntimeError"
+    assert torch.equal(function(row, row, torch.ones(2, 1), 0.5)[2], torch.zeros(2, 5))
+    assert function.how == "eager, for compiling failed: RuntimeError"
     with pytest.raises(RuntimeError):
         function(row, row[:, :4], torch.ones(2, 1), 0.5)
 
@@ -147,7 +150,8 @@ def test_the_draft_learns(trained):
 
 
 def test_adamw_learns_too(words, tmp_path):
-    said = distill(llama(), words[0], tmp_path, Recipe(steps=60, layers=2, learning_rate=5e-3, optimizer="adamw", **TINY), say=lambda line: None)
+    recipe = Recipe(steps=60, layers=2, learning_rate=5e-3, optimizer="adamw", **TINY)
+    said = distill(llama(), words[0], tmp_path, recipe, say=lambda line: None)
     assert said["acceptance"]["1"]["acceptance"] > said["curve"][0]["acceptance"]["1"] + 0.05 and said["recipe"]["optimizer"] == "adamw"
     with pytest.raises(ValueError, match="optimizer: got 'sgd', accepted: muon, adamw"):
         distill(llama(), words[0], tmp_path, Recipe(steps=1, layers=2, optimizer="sgd", **TINY))
@@ -159,7 +163,8 @@ def test_the_weights_come_back(trained):
     assert all((folder / name).stat().st_size < 12e6 and hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
                for name, digest in said["files"].items())
     draft = draft_weights.load(target, folder)
-    assert draft.model.embed_tokens is target.model.embed_tokens and draft.lm_head.weight is target.lm_head.weight and len(draft.model.layers) == 2
+    assert draft.model.embed_tokens is target.model.embed_tokens and draft.lm_head.weight is target.lm_head.weight
+    assert len(draft.model.layers) == 2
     assert {weight.dtype for weight in draft_weights.own_weights(draft).values()} == {torch.float32}
     tokens = torch.arange(12)[None]
     with torch.no_grad():
@@ -201,8 +206,10 @@ def test_held_out_texts_are_not_trained_on(words, tmp_path, monkeypatch):
 
 def test_going_on_from_a_draft(trained, words, tmp_path):
     target, folder, said, _ = trained
-    again = distill(target, words[0], tmp_path, Recipe(steps=2, layers=2, learning_rate=1e-5, seed=1, **TINY), start=folder, say=lambda line: None)
-    assert again["before"] == said and again["curve"][0]["acceptance"]["1"] == pytest.approx(said["acceptance"]["1"]["acceptance"], abs=0.05)
+    recipe = Recipe(steps=2, layers=2, learning_rate=1e-5, seed=1, **TINY)
+    again = distill(target, words[0], tmp_path, recipe, start=folder, say=lambda line: None)
+    assert again["before"] == said
+    assert again["curve"][0]["acceptance"]["1"] == pytest.approx(said["acceptance"]["1"]["acceptance"], abs=0.05)
 
 
 def test_acceptance_is_a_mean_over_drawn_tokens():
@@ -280,7 +287,8 @@ def test_another_architecture_is_refused():
 def test_the_figure_and_table_of_a_training(trained, tmp_path):
     _, _, said, _ = trained
     left, right = plot_distill.curve(said).axes
-    assert [list(line.get_ydata()) for line in right.lines] == [[point["acceptance"][heat] for point in said["curve"]] for heat in ("1", "0.7")]
+    drawn = [list(line.get_ydata()) for line in right.lines]
+    assert drawn == [[point["acceptance"][heat] for point in said["curve"]] for heat in ("1", "0.7")]
     assert list(left.lines[1].get_ydata()) == [point["train_kl"] for point in said["curve"][1:]]
     assert "2 of 4 layers of tiny" in plot_distill.hardware(said) and "80 steps of 32 texts" in plot_distill.hardware(said)
     assert "cut off before its end" in plot_distill.hardware(said | {"finished": False})
@@ -293,7 +301,8 @@ def test_the_notebook_with_and_without_kept_weights(trained, monkeypatch, tmp_pa
     _, folder, said, _ = trained
     monkeypatch.setattr(draft_weights, "FOLDER", folder)
     names = execute("train_draft", monkeypatch, steps=20, out=str(tmp_path / "with"))
-    assert f"are accepted {said['acceptance']['1']['acceptance']:.1%} of the time" in names["sentence"] and (tmp_path / "with" / "train_draft.png").is_file()
+    assert f"are accepted {said['acceptance']['1']['acceptance']:.1%} of the time" in names["sentence"]
+    assert (tmp_path / "with" / "train_draft.png").is_file()
     monkeypatch.setattr(draft_weights, "FOLDER", tmp_path)
     names = execute("train_draft", monkeypatch, steps=20, out=str(tmp_path / "without"))
     assert "layers of a random model" in names["sentence"] and "No trained weights are here yet" in capsys.readouterr().out

@@ -41,17 +41,20 @@ def small(**changes):
 
 def test_the_cells_hold_what_is_asked():
     found = cells("v9")
-    assert {(c.kind, c.path) for c in found} == {("compare", "eager"), ("compare", "graph"), ("samplers", "eager"), ("samplers", "graph"), ("k_sweep", "graph")}
+    asked = {("compare", "eager"), ("compare", "graph"), ("samplers", "eager"), ("samplers", "graph"), ("k_sweep", "graph")}
+    assert {(c.kind, c.path) for c in found} == asked
     assert [c.kind for c in found[:2]] == ["compare"] * 2 and len({c.path for c in found[:2]}) == 2, "the main cells come first"
     main = found[0]
     assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and found[1].prompts == 20
     assert {c.batch for c in found} == {1, 8} and {c.temperature for c in found} == {0.0, 0.7, 1.0}
     assert not any(arm.method == "assisted" for c in found if c.batch > 1 for arm in c.arms), "transformers takes one request at a time"
-    assert [arm.sampler for arm in next(c for c in found if c.kind == "samplers").arms] == ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v10", "v9"]
+    names = ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v10", "v9"]
+    assert [arm.sampler for arm in next(c for c in found if c.kind == "samplers").arms] == names
     sweep = next(c for c in found if c.kind == "k_sweep")
     assert [arm.draft_len for arm in sweep.arms if arm.method == "speculation"] == list(range(1, 9))
     assert {c.path for c in cells("v9", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v9", kinds=["samplers"])} == {"samplers"}
-    assert {c.fused for c in found if c.path == "graph"} == {"both", "draft", "none"} and not any(c.fused for c in found if c.path == "eager")
+    assert {c.fused for c in found if c.path == "graph"} == {"both", "draft", "none"}
+    assert not any(c.fused for c in found if c.path == "eager")
     assert {c.fused for c in cells("v9", paths=["graph"], fused="none")} == {"none"} and found[-1].fused == "none"
     assert len({json.dumps(c.spec) for c in found}) == len({str(c) for c in found}) == len(found)
 
@@ -157,7 +160,8 @@ def test_an_arm_that_fails_is_left_out_with_its_reason(pair, tmp_path, monkeypat
 
     right = llm_bench_arms.loop_sampler
     monkeypatch.setattr(llm_bench_arms, "loop_sampler", lambda name: Wrong() if name == "python_loop" else right(name))
-    made = llm_bench.run_cell(pair, small(seeds=1, prompts=1, arms=(PLAIN, OURS, Arm("speculation", "python_loop", 3), Arm("speculation", "none such", 3))))
+    arms = (PLAIN, OURS, Arm("speculation", "python_loop", 3), Arm("speculation", "none such", 3))
+    made = llm_bench.run_cell(pair, small(seeds=1, prompts=1, arms=arms))
     assert [arm["name"] for arm in made["arms"]] == ["plain", "speculation, torch_vectorised, K=3"]
     assert "the check has not passed" in made["left_out"]["speculation, python_loop, K=3"]
     assert "none such" in made["left_out"]["speculation, none such, K=3"]
@@ -218,13 +222,15 @@ def test_assisted_generation_passes_its_options_in_one_way(pair, monkeypatch):
 def test_assisted_generation_draws_from_the_whole_law():
     """More than fifty words are drawn: no top-k is left on."""
     flat = loop_law.tiny_model(vocab=97, sharp=0.01)
-    words = [t for seed in range(40) for t in Assisted(flat, flat, 3).speculate([[1, 2]], max_new_tokens=6, temperature=1.0, seeds=[seed]).tokens[0]]
+    options = {"max_new_tokens": 6, "temperature": 1.0}
+    words = [t for seed in range(40) for t in Assisted(flat, flat, 3).speculate([[1, 2]], seeds=[seed], **options).tokens[0]]
     assert len(set(words)) > 60
 
 
 def test_the_probe_predicts_what_is_accepted(pair):
     probe = Probe(3)
-    done = Decoder(pair.target, draft=pair.draft, sampler=probe, draft_len=3).speculate([pair.prompts[0]], max_new_tokens=250 - 9, temperature=1.0, seeds=[5])
+    decoder = Decoder(pair.target, draft=pair.draft, sampler=probe, draft_len=3)
+    done = decoder.speculate([pair.prompts[0]], max_new_tokens=250 - 9, temperature=1.0, seeds=[5])
     assert probe.counts[0] == done.tested[0] and abs(probe.counts[2] - done.tested[2]) <= 1
     for predicted, rate, count in zip(probe.predicted, done.acceptance, done.tested):
         assert abs(predicted - rate) < 4 * (predicted * (1 - predicted) / count) ** 0.5 + 0.02
@@ -244,7 +250,8 @@ def test_where_texts_part(pair):
     text = Decoder(pair.target).plain([pair.prompts[0]], max_new_tokens=6).tokens[0]
     other = [*text[:3], (text[3] + 1) % 97, 5]
     found = parting(pair.target, pair.prompts[0], text, other)
-    assert found["place"] == 3 and found["tokens"] == [text[3], other[3]] and found["gap"] == found["below_top"] > 0 < found["spacing"] < 1e-12
+    assert found["place"] == 3 and found["tokens"] == [text[3], other[3]]
+    assert found["gap"] == found["below_top"] > 0 < found["spacing"] < 1e-12
     assert parting(pair.target, pair.prompts[0], text, text[:4]) is None
 
 
@@ -264,7 +271,8 @@ def test_the_newest_pair_of_the_machine_is_taken(tmp_path):
 
 
 def test_numbers_of_made_up_records():
-    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v9") if c.kind == kind))) for kind in ("compare", "k_sweep"))
+    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v9") if c.kind == kind)))
+                   for kind in ("compare", "k_sweep"))
     plain, ours = main.arm("plain"), main.arm("speculation", "v9")
     assert llm_bench_records.spread(llm_bench_records.speedups(plain, plain)) == {"median": 1.0, "p10": 1.0, "p90": 1.0}
     parts = llm_bench_records.step_ms(ours)
@@ -280,7 +288,8 @@ def test_numbers_of_made_up_records():
     assert llm_bench_records.kept_per_step(plain) == 1
     model = llm_bench_costs.cost_model(sweep)
     assert model["acceptance"] == pytest.approx(0.65, abs=0.01) and set(model["tokens_per_s"]) == set(range(1, 9))
-    assert model["best"] == max(model["tokens_per_s"], key=model["tokens_per_s"].get) and abs(model["best"] - llm_bench_records.best_draft_len(sweep)) <= 1
+    assert model["best"] == max(model["tokens_per_s"], key=model["tokens_per_s"].get)
+    assert abs(model["best"] - llm_bench_records.best_draft_len(sweep)) <= 1
 
 
 def test_what_a_speedup_takes():
@@ -309,7 +318,8 @@ def test_a_changed_sampler_makes_its_arms_stale(tmp_path):
 
 def test_the_command(monkeypatch, tmp_path, capsys, pair):
     monkeypatch.setattr(llm_bench_pair, "load_pair", lambda *_: pair)
-    words = ["llm-bench", "--device", "cpu", "--prompts", "2", "--seeds", "1", "--eager-tokens", "4", "--paths", "eager", "--kinds", "samplers",
+    words = ["llm-bench", "--device", "cpu", "--prompts", "2", "--seeds", "1", "--eager-tokens", "4", "--paths", "eager", "--kinds",
+             "samplers",
              "--out", str(tmp_path / "r"), "--archive", str(tmp_path / "a.tar.gz"), "--stop-after", "0.000001"]
     assert cli.main(words) == 1 and "a.tar.gz: 0 files" in capsys.readouterr().out
     assert cli.main([*words[:3], "--seeds", "0"]) == 2 and "--seeds" in capsys.readouterr().err

@@ -71,7 +71,8 @@ def test_out_of_memory_is_said(monkeypatch):
 def test_stop_ids():
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[2, 5]))
     assert pretrained.stop_ids(model, SimpleNamespace(eos_token_id=3)) == {2, 3, 5}
-    assert pretrained.stop_ids(SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None)), SimpleNamespace(eos_token_id=None)) == set()
+    silent = SimpleNamespace(eos_token_id=None)
+    assert pretrained.stop_ids(SimpleNamespace(generation_config=silent), silent) == set()
 
 
 @pytest.fixture(scope="module")

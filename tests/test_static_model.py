@@ -76,7 +76,8 @@ def test_the_cache_stays_where_it_is_and_low_precision_is_read():
 def test_a_fused_llama_of_another_shape():
     """Three heads on one key each, a width of its own, another rope; read at once, and the last token again."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+    config = LlamaConfig(vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6,
+                         num_key_value_heads=2,
                          head_dim=8, initializer_range=0.4, tie_word_embeddings=True, rope_parameters={
                              "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                              "original_max_position_embeddings": 16})
