@@ -33,9 +33,11 @@ def test_make_knows_its_targets():
 def test_the_code_runs(capsys):
     given = make_problem(batch=2, draft_len=3, vocab=50)
     names = {"target_probs": given.target.view(2, 4, 50), "draft_tokens": given.draft_tokens.view(2, 3), "draft_probs": given.draft.view(2, 3, 50)}
+    logits = make_problem(batch=2, draft_len=3, vocab=50, logits=True)
+    names |= {"target_logits": logits.target.view(2, 4, 50), "draft_logits": logits.draft.view(2, 3, 50)}
     exec(PYTHON[0], names)  # noqa: S102 (our own page)
     assert capsys.readouterr().out.startswith("PASS v2")
-    assert names["mine"].batch == 2 and names["mine"].target.data_ptr() == given.target.data_ptr(), "rows are not copied"
+    assert names["mine"].batch == 2 and names["mine"].target.data_ptr() == logits.target.data_ptr(), "rows are not copied"
     assert torch.equal(names["outputs"].out_tokens, names["call"].outputs.out_tokens)
 
 
