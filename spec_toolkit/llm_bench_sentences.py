@@ -107,12 +107,12 @@ def drift_sentence(record) -> str | None:
 
 def speedup_sentence(record) -> str | None:
     """Speculation with the sampler that is measured against plain decoding, with each K of the record."""
-    said = [f"K={arm['draft_len']}, {_rate(arm)} tokens/s, {s['median']:.2f} times as many ({s['p10']:.2f} to {s['p90']:.2f})"
+    said = [f"with K={arm['draft_len']} {_rate(arm)} tokens/s, {s['median']:.2f} times as many ({s['p10']:.2f} to {s['p90']:.2f})"
             for arm in record.measured() if (s := _speedup(record, arm))]
     plain = record.arm("plain")
     if not said:
         return None
-    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']} and {'; '.join(said)}."
+    return f"{record.title}: plain decoding {_rate(plain)} tokens/s; speculation with {plain['sampler']}: {'; '.join(said)}."
 
 
 def _speedup(record, arm):
