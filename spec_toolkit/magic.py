@@ -88,13 +88,15 @@ def live_html(sampler) -> str:
 
 def timing_html(timing) -> str:
     """The medians of a Timing with p10 and p90, beside the limits of the same run."""
+    from .reading import FLUSHED, number
     from .results import spread
     rows = []
     for name, samples in (("GPU", timing.gpu_us), ("whole call", timing.call_us), ("host", timing.host_us), ("plain read of the bytes", timing.limits.get("stream_read_us")),
                           ("empty launch", timing.limits.get("empty_launch_us"))):
         found = spread(samples) if samples else None
-        rows.append((name, *(f"{found[key]:.1f}" for key in ("median", "p10", "p90"))) if found else (name, timing.gpu_us_missing if name == "GPU" else "–", "", ""))
-    return f"<b>{html.escape(timing.sampler)}</b>, {timing.bytes / 1e6:.1f} MB touched, L2 flushed by {html.escape(timing.flush)}{_table(rows, ('µs', 'median', 'p10', 'p90'))}"
+        rows.append((name, *(number(found[key]) for key in ("median", "p10", "p90"))) if found else (name, timing.gpu_us_missing if name == "GPU" else "–", "", ""))
+    flush = html.escape(FLUSHED.get(timing.flush, timing.flush))
+    return f"<b>{html.escape(timing.sampler)}</b>, {timing.bytes / 1e6:.1f} MB touched, L2 flushed by {flush}{_table(rows, ('µs', 'median', 'p10', 'p90'))}"
 
 
 SHOWN = {("spec_toolkit.sampler", "KernelSampler"): sampler_html, ("spec_toolkit.live", "LiveSampler"): live_html,

@@ -133,7 +133,7 @@ def test_a_problem_and_a_time_show_themselves():
     limits = {"stream_read_us": [4.0], "empty_launch_us": [3.0]}
     timing = bench.Timing("v1", None, "read", "run", "now", [10.0, 30.0], None, [50.0], [9.0], 2_000_000, 1, limits)
     shown = timing_html(timing)
-    assert "<td style='text-align:left'>GPU</td><td style='text-align:right'>20.0</td>" in shown and "2.0 MB touched" in shown
+    assert "<td style='text-align:left'>GPU</td><td style='text-align:right'>20.0</td>" in shown and "2.0 MB touched, L2 flushed by reading" in shown
     timing.gpu_us, timing.gpu_us_missing = None, "it synchronises <with> the host"
     assert "it synchronises &lt;with&gt; the host" in timing_html(timing) and math.isclose(timing.median("call_us"), 50)
 
