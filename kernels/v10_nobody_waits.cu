@@ -206,6 +206,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     const bool inside = row.drafted >= 0 && row.drafted < vocab;
     const float target = inside ? to_float(row.target[row.drafted]) : 0.0f, draft = inside && row.draft ? to_float(row.draft[row.drafted]) : 0.0f;
     if (accepted != i) {
+        __threadfence();  // what the last block of that position has seen, its verdict being seen
         if (warp < 1 + (recovered && reads_draft)) {
             const Scale scale = join_tiles(stats_of(work, accepted) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
             if (lane == 0) shared.scale[warp] = scale;
