@@ -46,8 +46,8 @@ def _costs(found) -> str:
     k, rate, plain, step = cost.draft_len, cost.acceptance, cost.plain, cost.step
     return (f"Why, in the {cost.record.forms}, with K={k}: a step emits {cost.tokens:.2f} tokens ((1 - a^{k + 1}) / (1 - a) with the "
             f"counted acceptance a = {rate:.3f} is {records_of.expected_tokens(rate, k):.2f}), but takes {cost.step_ms:#.3g} ms, "
-            f"{cost.plain_steps:.2f} steps of plain decoding: the target {step['target']:#.3g} ms for {k + 1} tokens ({plain['target']:#.3g} for one), {k} draft{'s' * (k > 1)} "
-            f"{step['draft']:#.3g} ms, the sampler {step['sampler']:.2g} ms, the rest {step['rest']:.2g} ms.")
+            f"{cost.plain_steps:.2f} steps of plain decoding: the target {step['target']:#.3g} ms for {k + 1} tokens ({plain['target']:#.3g} for one), "
+            f"{k} draft{'s' * (k > 1)} {step['draft']:#.3g} ms, the sampler {step['sampler']:.2g} ms, the rest {step['rest']:.2g} ms.")
 
 
 def _needed(found) -> str:

@@ -35,6 +35,8 @@ def methods(records) -> Chart | None:
         for j, record in enumerate(row):
             _methods(chart.add_subplot(grid[i, j]), record)
     note = "Speedup: median over the same prompts and seeds, p10 to p90 in brackets; arms with fewer runs have the first seeds only."
+    if any("own" in r.forward for r in records):
+        note += " Own: the forward of static_llama.py, with fewer launches than that of transformers."
     return finish(chart, records, note, 90 * wide)
 
 
