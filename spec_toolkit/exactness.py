@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from . import mutants, results
+from .peers import PEERS
 from .readme import fill, names
 from .tables import markdown
 
@@ -73,7 +75,24 @@ def checks_block(folder) -> str:
             rows.append([report["sampler"], report["level"], where(record), *passed, first,
                          f"{len(report['cases'])}", f"{draws:,}", finest])
     head = ["sampler", "level", "on", *mutants.PARTS, "first failure", "cases", "draws", "finest bias"]
-    return markdown(head, rows, texts=8) if rows else "No report is recorded: `make gpu-check` writes them on a GPU.\n"
+    said = [peer_findings(report) for record in records(folder, "spec_toolkit check 1") for report in record["reports"]]
+    return (markdown(head, rows, texts=8) + "".join(f"\n{text}\n" for text in said if text) if rows
+            else "No report is recorded: `make gpu-check` writes them on a GPU.\n")
+
+
+def peer_findings(report) -> str:
+    """What a report found of a sampler that is not ours: each failure in a line, what it does not take, whether a request has a seed. "" of ours."""
+    if report["sampler"] not in PEERS:
+        return ""
+    lines = [f"What was found of {report['sampler']}:", ""]
+    seen = {(f["where"], " ".join(f["what"].split("\n")[0].split())): None for part in report["parts"].values() for f in part["failures"]}
+    lines += [f"* {where}: {what}" for where, what in seen]
+    lines += [f"* {name}: a request's outputs changed {found['differences']:,} times, the generator being in the same state before each: it has no seed of its own"
+              for name, found in report["probes"].items() if found.get("differences")]
+    refused = sorted({what.split(", accepted")[0].split(": ", 1)[-1].removeprefix("got ") for _, what in report["refused"]})
+    kinds = sorted({re.sub(r"\[.*?\]|\b\d+", "…", what) for what in refused})
+    lines += [f"* not taken, in {len(report['refused'])} cases: {'; '.join(kinds)}"] if kinds else []
+    return "\n".join(lines)
 
 
 def where(record) -> str:

@@ -67,3 +67,15 @@ def test_blocks_of_made_up_records(tmp_path):
     files["m"]["found"][1]["complete"] = False
     (tmp_path / "m.json").write_text(json.dumps(files["m"]))
     assert "refused the mutant; all four parts were asked on v1, elsewhere none after the first that did." in exactness.mutants_block(tmp_path)
+
+
+def test_what_was_found_of_a_peer_is_said_line_by_line():
+    failure = {"where": "zero residual", "what": "request 0: got 118\n  a second line"}
+    report = {"sampler": "flashinfer_chain", "parts": {"edges": {"failures": [failure, failure]}, "poison": {"failures": []}},
+              "probes": {"1000 re-batchings": {"differences": 41464, "first": []}, "orders": {"differences": 0}},
+              "refused": [["a", "flashinfer_chain: got torch.bfloat16, accepted: torch.float32"], ["b", "flashinfer_chain: got draft lengths [0, 2], accepted: one"]]}
+    text = exactness.peer_findings(report)
+    assert text.splitlines() == ["What was found of flashinfer_chain:", "", "* zero residual: request 0: got 118",
+                                 "* 1000 re-batchings: a request's outputs changed 41,464 times, the generator being in the same state before each: "
+                                 "it has no seed of its own", "* not taken, in 2 cases: draft lengths …; torch.bfloat16"]
+    assert exactness.peer_findings(report | {"sampler": "v5"}) == ""
