@@ -57,6 +57,17 @@ __device__ __forceinline__ int first_kept(const Request& request, const Row& row
     return token;
 }
 
+// By the whole block: are all probabilities of a row finite? Of a row whose normaliser was given nobody has read more than was proposed.
+__device__ __forceinline__ bool all_finite(const ROW* stored, const Scale& scale, int pieces, int vocab) {
+    const Row row = {stored, nullptr, -1, scale};
+    bool finite = true;
+    for (int x = threadIdx.x / 32; x < pieces; x += blockDim.x / 32) {
+        const int first = x * STEP + threadIdx.x % 32 * VEC;
+        sum_piece(load_piece(stored, first, vocab), uint4{}, row, first, finite);
+    }
+    return !__syncthreads_or(!finite);
+}
+
 // By the whole block, if no proposal was kept: the residual weighed id by id, a piece of a warp at a time. Completes `status`.
 // sums: shared memory for a number a piece.
 __device__ __forceinline__ int weigh_all(const Request& request, Row row, float* sums, int pieces, int* drawn, int accepted, int vocab, int& status) {

@@ -10,6 +10,7 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           position is about as many blocks as the GPU holds, of a tile pair or more for each warp.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
           known: all of them at most. A tile of the target and 16 bytes of the draft for each proposal, WARPS proposals at a time.
+          With draft_lse of the draft rows only the rejected one, by one block, for the status: is it finite?
 Slow      From the last arrival to the token go four ways to the L2 and back; at batch 1 they and the launch are most of the time.
 --- contract ---
 grid    = "(max_draft + 1) * batch * parts"
@@ -228,6 +229,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
         __syncthreads();
         if (isfinite(inverse)) drawn = first_kept(request, row, sums, tiles, shared.kept, vocab);
+        if (row.draft && !reads_draft && !all_finite(row.draft, row.draft_scale, tiles * PIECES, vocab)) bits |= NONFINITE;
         if (drawn < 0) drawn = weigh_all(request, row, tops, tiles * PIECES, &shared.token, accepted, vocab, bits);
     }
     write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, drawn, max_draft, threadIdx.x, 32 * WARPS);

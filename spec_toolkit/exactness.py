@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 
@@ -20,8 +19,7 @@ PAGE = ROOT / "docs" / "exactness.md"
 
 def records(folder, form: str) -> list[dict]:
     """All JSON files below folder whose `format` is `form`, by path."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).rglob("*.json"))]
-    return [record for record in found if isinstance(record, dict) and record.get("format") == form]
+    return [record for _, record in results.json_files(folder) if record.get("format") == form]
 
 
 def mutants_block(folder) -> str:

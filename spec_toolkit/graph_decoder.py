@@ -21,7 +21,7 @@ from .decoding import Decoded, Stopwatch
 from .drafting import ModelDrafter
 from .graph_capture import captured
 from .graph_step import Step
-from .llm import Decoder, NoMass, cut
+from .llm import Decoder, append, emitted
 from .sampler import load_sampler
 from .static_llama import StaticLlama
 from .static_model import StaticModel
@@ -75,14 +75,9 @@ class GraphDecoder(Decoder):
                 counts = _copy_drafts(host, texts, step)
                 watch.mark("draft")
             rows = self._run(run, step, watch)
-            for b in sorted(open_):
-                decoded.count(len(rows[b]), counts[b])
-                texts[b] += cut(rows[b], ends[b] - len(texts[b]), stop)
-                if len(texts[b]) == ends[b] or texts[b][-1] in stop:
-                    open_.remove(b)
+            append(decoded, texts, rows, counts, ends, stop, open_)
             if host:
                 host.take_back(texts)
-            decoded.steps += 1
             watch.mark("rest")
         decoded.tokens = [text[len(prompt):] for text, prompt in zip(texts, prompts)]
         decoded.seconds, decoded.prefill_seconds = watch.seconds(), sum(begin.seconds().values())
@@ -97,10 +92,7 @@ class GraphDecoder(Decoder):
         step.send()  # before `follow`, which then runs while the host looks at the tokens
         run["follow"]()
         watch.mark("rest")
-        rows = [[token for token in row if token >= 0] for row in step.received()]
-        if not all(rows):
-            raise NoMass(f"request {rows.index([])}: its target row has nothing to draw from (NaN?); status bits {step.status.tolist()}")
-        return rows
+        return emitted(step.received(), step.status)
 
     def _make_room(self, needed):
         """Caches of at least `needed` slots; what was made for fewer is given up."""

@@ -75,15 +75,10 @@ class Decoder:
         watch = Stopwatch(self.device)
         while open_ and max_new_tokens:
             rows = self._step(texts, reader, state, verifier, watch, counts := [])
-            for b in sorted(open_):
-                decoded.count(len(rows[b]), counts[b])
-                texts[b] += cut(rows[b], ends[b] - len(texts[b]), stop)
-                if len(texts[b]) == ends[b] or texts[b][-1] in stop:
-                    open_.remove(b)
+            append(decoded, texts, rows, counts, ends, stop, open_)
             reader.take_back([len(text) - 1 for text in texts])
             if state:
                 state.take_back(texts)
-            decoded.steps += 1
             watch.mark("rest")
         decoded.tokens = [text[len(prompt):] for text, prompt in zip(texts, prompts)]
         decoded.seconds, decoded.prefill_seconds = watch.seconds(), sum(begin.seconds().values())
@@ -104,10 +99,7 @@ class Decoder:
         watch.mark("rest")
         outputs = verifier.verify()
         watch.mark("sampler")
-        rows = [[token for token in row if token >= 0] for row in outputs.out_tokens.tolist()]  # the host waits here, and only here
-        if not all(rows):
-            raise NoMass(f"request {rows.index([])}: its target row has nothing to draw from (NaN?); status bits {outputs.status.tolist()}")
-        return rows
+        return emitted(outputs.out_tokens.tolist(), outputs.status)  # the host waits here, and only here
 
     def _check(self, texts, max_new_tokens, draft_len, vocab):
         if not texts or not all(texts):
@@ -130,6 +122,24 @@ class Decoder:
         if len(seeds) != batch:
             raise ValueError(f"seeds: got {len(seeds)}, accepted: one per prompt, {batch}")
         return torch.tensor(seeds, dtype=torch.uint64).view(torch.int64).to(self.device)
+
+
+def emitted(rows, status):
+    """The tokens that each request emits, of out_tokens as lists and status [batch]. NoMass if one emits none."""
+    rows = [[token for token in row if token >= 0] for row in rows]
+    if not all(rows):
+        raise NoMass(f"request {rows.index([])}: its target row has nothing to draw from (NaN?); status bits {status.tolist()}")
+    return rows
+
+
+def append(decoded, texts, rows, counts, ends, stop, open_) -> None:
+    """Take a step into the texts and into `decoded`: rows of tokens, drafts `counts`; what has ended leaves the set `open_`."""
+    for b in sorted(open_):
+        decoded.count(len(rows[b]), counts[b])
+        texts[b] += cut(rows[b], ends[b] - len(texts[b]), stop)
+        if len(texts[b]) == ends[b] or texts[b][-1] in stop:
+            open_.remove(b)
+    decoded.steps += 1
 
 
 def cut(tokens, room, stop):

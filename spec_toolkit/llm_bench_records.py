@@ -7,7 +7,6 @@ Sees only records: neither models nor torch. A ratio is formed within one record
 """
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 
@@ -73,11 +72,7 @@ def load(folder, hashes: dict | None = None, kind: str | None = None, failed: bo
     ValueError names a file that is not JSON.
     """
     found = []
-    for path in sorted(Path(folder).rglob("llm/*.json")):
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a JSON record: {error}") from error
+    for path, data in results.json_files(folder, "llm/*.json"):
         if data.get("format") != FORMAT or kind not in (None, data["kind"]) or data.get("error") and not failed:
             continue
         record = LoopRecord(data)

@@ -186,18 +186,25 @@ def is_stale(record: dict, current_hashes: dict) -> bool:
     return today is not None and today != record["source_hash"]
 
 
+def json_files(folder, pattern: str = "*.json"):
+    """(path, object) of the JSON files below folder that hold an object, by path. ValueError names one that is not JSON."""
+    for path in sorted(Path(folder).rglob(pattern)):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON record: {error}") from error
+        if isinstance(data, dict):
+            yield path, data
+
+
 def load_records(folder, experiment: str | None = None, current_hashes: dict | None = None) -> list[Record]:
     """All records below folder, by path; other JSON files are passed over, a broken one is a ValueError naming it.
 
     current_hashes (name -> source_hash) marks the stale ones; without it none is marked.
     """
     found = []
-    for path in sorted(Path(folder).rglob("*.json")):
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a JSON record: {error}") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT or experiment not in (None, data["experiment"]):
+    for path, data in json_files(folder):
+        if data.get("format") != FORMAT or experiment not in (None, data["experiment"]):
             continue
         loaded = Record(data)
         loaded.path, loaded.stale = path, current_hashes is not None and is_stale(data, current_hashes)

@@ -17,6 +17,7 @@ import torch
 from .check import CheckResult, check
 from .edges import EDIT_ACCEPTANCE, EDITS, LOGITS_ONLY
 from .problem import MAX_DRAFT, ROW_DTYPES, Problem
+from .reference import DRAWS
 from .synthetic import make_problem
 
 LEVELS = ("few", "quick", "thorough")
@@ -173,7 +174,7 @@ def _grid(kind: str) -> Iterator[Case]:
 
 def _edges(kind: str) -> Iterator[Case]:
     """Each pitfall of the field that has a case, and others."""
-    both, edge = ("cdf", "race"), {"part": "edges"}
+    edge = {"part": "edges"}
     yield Case("quick", "no drafts at all", None, {"batch": 3, "draft_len": 0}, **edge)
     yield Case("quick", f"K {MAX_DRAFT}", None, {"batch": 2, "draft_len": MAX_DRAFT, "vocab": 17, "acceptance": 0.99}, **edge)
     lengths = [MAX_DRAFT, MAX_DRAFT - 1]
@@ -193,12 +194,14 @@ def _edges(kind: str) -> Iterator[Case]:
     for name in ("bad ids", "NaN and inf", "empty rows", "zero residual") if kind == "logits" else ():
         heat = {"acceptance": EDIT_ACCEPTANCE.get(name, 0.9), "temperature": [0.0, 1.0, 0.0] * 3}
         yield Case("quick", f"{name}, greedy", name, EDITED | heat, **edge)
+    for name in ("NaN and inf", "empty rows") if kind == "logits" else ():  # of a row whose normaliser was given, too
+        yield Case("quick", f"{name}, draft_lse", name, EDITED | {"acceptance": EDIT_ACCEPTANCE.get(name, 0.9), "draft_lse": True}, **edge)
     for name, (strict, variants) in ENDED.items():
         for suffix, arguments in variants.items():
-            yield Case("quick", name + suffix, name, {**ENDS, **arguments}, strict=both if strict is None else strict, **edge)
+            yield Case("quick", name + suffix, name, {**ENDS, **arguments}, strict=DRAWS if strict is None else strict, **edge)
 
 
-# The edits of ends.py: (the draws that have no room, None = both; {suffix of the name: arguments})
+# The edits of ends.py: (the draws that have no room, None = all; {suffix of the name: arguments})
 _LONG = {"draft_len": [0, 1, 1, 0, 0, 1, 1, 0], "vocab": 2100}
 ENDED = {
     "accept uniform at its ends": (None, {"": {}, ", one-hot drafts": {"draft_probs": False}}),

@@ -9,7 +9,7 @@ from spec_toolkit import paths
 
 pytest.importorskip("transformers")
 
-from tiny_llm import FIRST, HEAT, KINDS, PROMPTS, REPEATING, VOCAB, drafts, law_test, naive
+from tiny_llm import KINDS, PROMPTS, REPEATING, VOCAB, drafts, law_test, naive, speculation_follows_the_law
 
 from spec_toolkit.cached_model import CachedModel
 from spec_toolkit.drafting import DraftNumbers, NgramDrafter
@@ -129,11 +129,7 @@ def test_law_of_plain_decoding(small):
 
 @pytest.mark.parametrize("kind", ["model", "ngram"])
 def test_law_of_speculation(small, kind):
-    decoder = small_decoder(small, kind)
-    result = law_test(small, REPEATING, decoder.speculate)
-    assert result.passed and result.cells > 20 and result.detectable_tv < 0.05, result
-    (rate, *_) = decoder.speculate([REPEATING] * 200, max_new_tokens=FIRST, temperature=HEAT).acceptance
-    assert 0.1 < rate < 0.95, "both ways through the rule are taken"
+    speculation_follows_the_law(small, small_decoder(small, kind))
 
 
 def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):

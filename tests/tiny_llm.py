@@ -56,3 +56,11 @@ RUNS, VOCAB, FIRST, HEAT = 20_000, 7, 3, 0.8
 def law_test(model, prompt, decode, runs=RUNS):
     """loop_law's, of the first FIRST tokens at temperature HEAT."""
     return loop_law.law_test(model, prompt, decode, runs, FIRST, HEAT)
+
+
+def speculation_follows_the_law(model, decoder):
+    """Asserts it, and that drafts are both accepted and rejected on the way."""
+    result = law_test(model, REPEATING, decoder.speculate)
+    assert result.passed and result.cells > 20 and result.detectable_tv < 0.05, result
+    (rate, *_) = decoder.speculate([REPEATING] * 200, max_new_tokens=FIRST, temperature=HEAT).acceptance
+    assert 0.1 < rate < 0.95, "both ways through the rule are taken"
