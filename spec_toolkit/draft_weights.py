@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from .features import attach
 from .paths import PACKAGE
 from .pretrained import ModelError
 from .results import write_atomically
@@ -21,8 +22,11 @@ SHARD = 12_000_000  # bytes of a file, at most
 AIM = 0.65  # acceptance at temperature 1 on held-out texts of the target's own: what this project set itself
 
 
-def cut(target, layers: int):
-    """The first `layers` layers of a Llama as a model of its own; embedding, head and nothing else are shared with it."""
+def cut(target, layers: int, features: bool = False):
+    """The first `layers` layers of a Llama as a model of its own; embedding, head and nothing else are shared with it.
+
+    features: it also takes the target's hidden states (features.py), by a matrix that is zero at first.
+    """
     config = copy.deepcopy(target.config)
     if not 1 <= layers <= config.num_hidden_layers:
         raise ValueError(f"layers: got {layers}, accepted: 1 to {config.num_hidden_layers}")
@@ -37,12 +41,14 @@ def cut(target, layers: int):
     draft.model.norm.load_state_dict(target.model.norm.state_dict())
     for module in (draft.model.layers, draft.model.norm):
         module.to(target.dtype)  # not the whole model: its rotary frequencies stay float32
+    if features:
+        attach(draft)
     return draft.to(target.device).eval()
 
 
 def own_weights(draft) -> dict[str, torch.Tensor]:
     """What the draft does not share: {name in its state_dict: tensor}."""
-    return {name: weight for name, weight in draft.state_dict().items() if name.startswith(("model.layers.", "model.norm."))}
+    return {name: weight for name, weight in draft.state_dict().items() if name.startswith(("model.layers.", "model.norm.", "features."))}
 
 
 def save(folder, draft, provenance: dict, dtype=torch.bfloat16) -> dict:
@@ -90,7 +96,7 @@ def load(target, folder=None):
                              "folder again")
         weights |= from_bytes(content)
     try:
-        draft = cut(target, said["layers"])
+        draft = cut(target, said["layers"], features="features.weight" in weights)
         own = own_weights(draft)
         if own.keys() != weights.keys():
             raise ValueError(f"weights: got {len(weights)}, accepted: {len(own)}")
