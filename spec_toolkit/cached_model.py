@@ -9,6 +9,8 @@ A copy of `held` is kept on the host, so that nothing here waits for the device.
 """
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 
@@ -31,6 +33,12 @@ class CachedModel:
         self.held_here = torch.zeros(batch, 0, dtype=torch.bool)  # on the host
         self.held = self.held_here.to(self.device)                # [batch, slots]
         self.next_position = torch.zeros(batch, 1, dtype=torch.int64, device=self.device)
+
+    def read_both(self, tokens, counts=None, keep: int = 0):
+        """As `read` -> (logits, hidden states of all columns behind the last norm [batch, n, width])."""
+        with last_states(self.model) as states:
+            logits = self.read(tokens, counts, keep)
+        return logits, states[0]
 
     @torch.no_grad()
     def read(self, tokens, counts=None, keep: int = 0):
@@ -76,11 +84,28 @@ class CachedModel:
         return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, torch.finfo(self.dtype).min)
 
 
-def read_prompts(reader: CachedModel, prompts) -> None:
-    """Read each prompt but for its last token, which the first step feeds."""
+@contextlib.contextmanager
+def last_states(model):
+    """A list that receives, of each forward inside, the hidden states which the head of a causal language model is given."""
+    found = []
+    hook = model.base_model.register_forward_hook(lambda module, given, out: found.append(out.last_hidden_state))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def read_prompts(reader: CachedModel, prompts, both: bool = False):
+    """Read each prompt but for its last token, which the first step feeds. both: -> hidden states as of `read_both`, of no meaning behind
+    a prompt's end; None if there is nothing to read."""
     counts = [len(prompt) - 1 for prompt in prompts]
-    if max(counts):
-        reader.read(padded([prompt[:-1] for prompt in prompts], reader.device), counts, keep=1)
+    if not max(counts):
+        return None
+    tokens = padded([prompt[:-1] for prompt in prompts], reader.device)
+    if both:
+        return reader.read_both(tokens, counts, keep=1)[1]
+    reader.read(tokens, counts, keep=1)
+    return None
 
 
 def padded(rows, device):

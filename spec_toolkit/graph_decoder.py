@@ -1,6 +1,6 @@
 """The decoding loop with static caches and CUDA graphs: the fast path of llm.py, with the same contract.
 
-    decoder = GraphDecoder(target_model, draft=draft_model, sampler="v9", draft_len=4)
+    decoder = GraphDecoder(target_model, draft=draft_model, sampler="v10", draft_len=4)
     decoded = decoder.speculate(prompts, max_new_tokens=64, temperature=0.7, seeds=[1, 2], stop=[tokenizer.eos_token_id])
     decoded = decoder.plain(prompts, ...)
 
@@ -19,15 +19,15 @@ import functools
 
 from .decoding import Decoded, Stopwatch
 from .drafting import ModelDrafter
+from .features import takes_features
 from .graph_capture import captured
 from .graph_step import Step
 from .llm import Decoder, append, emitted
 from .sampler import load_sampler
 from .static_llama import StaticLlama
 from .static_model import StaticModel
-from .verifier import row_dtype
+from .verifier import BEST, row_dtype
 
-DRAWER = "v9"     # draws the drafts on a GPU, whatever verifies them
 ROUND_SLOTS = 64  # caches grow by so many slots
 FUSED = {"none": (), "draft": ("draft",), "both": ("target", "draft")}
 KEPT = 6          # shapes whose buffers and graphs are kept
@@ -37,9 +37,10 @@ class GraphDecoder(Decoder):
     """As Decoder. max_length: slots of a text in the caches, at least the prompt + max_new_tokens + draft_len + 2; None: as many as
     the longest request so far needs, rounded up (a longer one makes the caches, and the graphs, again).
 
-    fused: whose forward is that of static_llama.py, with few launches: none, draft, both.
+    fused: whose forward is that of static_llama.py, with few launches: none, draft, both. A draft that takes features (features.py) is read
+    by it always: transformers' does not know of them.
     capture: True (on a GPU): as CUDA graphs; False: launch by launch, to compare. drawer: the kernel that draws the drafts, a name;
-    None: v9 on a GPU, torch on a CPU.
+    None: BEST on a GPU, whatever verifies, and torch on a CPU.
     """
 
     def __init__(self, target, draft=None, sampler=None, draft_len: int = 4, *, max_length: int | None = None, fused: str = "none",
@@ -51,7 +52,7 @@ class GraphDecoder(Decoder):
             raise ValueError(f"fused: got {fused!r}, accepted: {', '.join(FUSED)}")
         self.fused = FUSED[fused]
         self.max_length, self.capture, self.slots = max_length, capture, 0
-        self.drawer = _drawer(drawer or DRAWER) if drawer or self.device.type == "cuda" else None
+        self.drawer = _drawer(drawer or BEST) if drawer or self.device.type == "cuda" else None
         self._models, self._steps = {}, {}
 
     def _decode(self, drafter, draft_len, prompts, *, max_new_tokens, temperature=0.0, seeds=None, stop=()):
@@ -122,7 +123,8 @@ class GraphDecoder(Decoder):
         """The static model of a role for this batch: plain and speculative steps share the caches, one call at a time."""
         key = role, batch
         if key not in self._models:
-            self._models[key] = (StaticLlama if role in self.fused else StaticModel)(model, batch, self.slots)
+            own = role in self.fused or (role == "draft" and takes_features(model))
+            self._models[key] = (StaticLlama if own else StaticModel)(model, batch, self.slots)
         return self._models[key]
 
 

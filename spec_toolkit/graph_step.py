@@ -1,12 +1,12 @@
 """One step of the decoding loop as four functions over buffers that never change their place: what a CUDA graph can hold.
 
-draft      reads the last two tokens of each text, then each draft but the last; draws every draft from the row handed on with it
-target     reads the last token and the drafts: K + 1 rows, into the sampler's buffer
+draft      reads the end of each text, then each draft but the last; draws every draft from the row handed on with it
+target     reads the last token and the drafts: K + 1 rows, into the sampler's buffer; keeps its states where the draft takes features
 sampler    verifies
 follow     appends what was emitted and lengthens the texts, on the device
 
-The draft model always reads two tokens, at the positions before the end: one it mostly knows already, and reading it again changes
-nothing. So shapes are the same after every number of accepted drafts.
+How much of the end is read again (draft_chain.py), two tokens or with features K + 1, does not depend on what was accepted, and reading a
+known token again changes nothing. So shapes are the same after every number of accepted drafts.
 
 Drawing a draft is what a sampler does for a request without drafts: a plain draw from one row. Its numbers come from a seed of
 their own (`draft_seeds`), at the position that the token would have. A position may be drafted in several steps, with the same
@@ -17,15 +17,18 @@ from __future__ import annotations
 
 import torch
 
-from .drafting import draw, fit
+from .draft_chain import Chain, KnownStates
+from .drafting import draw
+from .features import takes_features
 from .philox import DRAFT, RECOVER, random_words, uniform52
 from .problem import from_torch
+from .static_llama import StaticLlama
 from .verifier import Verifier
 
 
 class Step:
-    """Buffers and functions for one batch. target: a StaticModel; draft: a StaticModel (K drafts with rows), or None: `draft_len`
-    drafts without rows, written into `drafts` by the host before `target`, or none.
+    """Buffers and functions for one batch. target: a StaticModel; draft: a StaticModel (K drafts with rows; a StaticLlama, if it takes
+    features), or None: `draft_len` drafts without rows, written into `drafts` by the host before `target`, or none.
 
     drawer: a kernel sampler of logits that draws the drafts, or None: by torch. temperature [batch] float32: of the first texts; a
     sampler that is no kernel of logits is bound to it.
@@ -34,7 +37,7 @@ class Step:
     def __init__(self, target, draft, sampler, drawer, *, draft_len: int, vocab: int, dtype, temperature):
         batch, device, slots = target.batch, target.device, target.slots
         whole = lambda *shape, dtype=torch.int64: torch.zeros(shape, dtype=dtype, device=device)
-        self.reading, self.drafting, self.draft_len, self.vocab = target, draft, draft_len, vocab
+        self.reading, self.chain, self.known, self.draft_len, self.vocab = target, None, None, draft_len, vocab
         self.text = whole(batch, slots, dtype=torch.int32)  # the token of position p is in column p + 1
         self.length, self.limit = whole(batch) + 1, whole(batch) + 1  # tokens of each text; where it may not grow further
         self.seeds, self.draft_seeds, self.temperature = whole(batch), whole(batch), temperature.clone()
@@ -50,11 +53,14 @@ class Step:
         self.copied = torch.cuda.Event() if on_gpu else None
         self.offsets = torch.arange(-1, draft_len, device=device)      # from the length to the positions that the target reads
         self.columns = torch.arange(1, draft_len + 2, device=device)   # ... and to the columns of what is emitted
-        self.pair = torch.arange(-1, 1, device=device)
+        self.direct = isinstance(target, StaticLlama) and target.model.dtype == dtype  # its head writes rows where the sampler reads them
         self.positions = whole(draft_len, batch)
         if draft:
             self.rows = self.verifier.problem.draft.view(batch, draft_len, vocab)
-            self.known = draft.model.get_input_embeddings().weight.shape[0]
+            if takes_features(draft.model):
+                self.known = KnownStates(batch, slots, draft.model.config.hidden_size, target.model.dtype, device)
+            self.chain = Chain(draft, self.rows, self.known)
+            self.end = torch.arange(1 - self.chain.read, 1, device=device)  # from the length to the columns that the draft reads first
             self.draws = [self._draw_by(drawer, k) for k in range(draft_len)]
 
     def _draw_by(self, drawer, k):
@@ -70,7 +76,7 @@ class Step:
     def parts(self) -> dict:
         """{name: function}, in the order of a step."""
         named = {"draft": self.draft, "target": self.target, "sampler": self.sampler, "follow": self.follow}
-        return {name: part for name, part in named.items() if name != "draft" or self.drafting}
+        return {name: part for name, part in named.items() if name != "draft" or self.chain}
 
     @torch.no_grad()
     def begin(self, texts, limits, seeds, temperature) -> None:
@@ -88,33 +94,41 @@ class Step:
             self.verifier.call.prepare()
         count = max(map(len, texts)) - 1  # a shorter text reads zeros behind its end, where its own tokens go later
         positions = torch.arange(count, device=self.length.device).expand(len(texts), count)
-        for model in filter(None, (self.reading, self.drafting)):
-            model.clear()
-            if count:
-                tokens = self.text[:, 1:count + 1]
-                model.read(self._readable(tokens) if model is self.drafting else tokens, positions, keep=1)
+        for held in filter(None, (self.reading, self.chain and self.chain.model, self.known)):
+            held.clear()
+        if count:
+            tokens = self.text[:, 1:count + 1]
+            if self.known:
+                self.known.keep(self.reading.read_both(tokens, positions, keep=1)[1], positions + 1)
+            else:
+                self.reading.read(tokens, positions, keep=1)
+            if self.chain:
+                self.chain.begin(tokens, positions)
 
     @torch.no_grad()
     def draft(self) -> None:
-        places = self.length[:, None] + self.pair
+        columns = self.length[:, None] + self.end
         torch.add(self.length, self.offsets[1:, None], out=self.positions)
-        logits = self.drafting.read(self._readable(self.text.gather(1, places)), places - 1, keep=1)
-        for k, draw_next in enumerate(self.draws):
-            if k:
-                logits = self.drafting.read(self._readable(self.drafts[:, k - 1:k]), self.positions[k - 1][:, None], keep=1)
-            self.rows[:, k].copy_(fit(logits[:, -1], self.vocab))  # rounded first: drawn from the very numbers that the sampler gets
-            torch.clamp(draw_next(), min=0, out=self.drafts[:, k])  # a row of NaN gives -1, which no model could read
+        self.chain.run(self.text.gather(1, columns.clamp_(min=0) if self.known else columns), self.length, self._draw)
 
-    def _readable(self, tokens):
-        """An id that the draft lacks is read as id 0: its drafts are worse for it, the text is not."""
-        return tokens if self.known >= self.vocab else torch.where(tokens < self.known, tokens, 0)
+    def _draw(self, k):
+        torch.clamp(self.draws[k](), min=0, out=self.drafts[:, k])  # a row of NaN gives -1, which no model could read
+        return self.drafts[:, k]
 
     @torch.no_grad()
     def target(self) -> None:
         tokens = self.text.gather(1, self.length[:, None])
         if self.draft_len:
             tokens = torch.cat([tokens, self.drafts.clamp(min=0)], 1)
-        self.verifier.target.copy_(self.reading.read(tokens, self.length[:, None] + self.offsets))
+        at = self.reading.at(self.length[:, None] + self.offsets)
+        if self.direct:
+            hidden = self.reading.states(tokens, at)
+            self.reading.logits(hidden, out=self.verifier.target)
+        else:
+            logits, hidden = self.reading.read_both(tokens, at)
+            self.verifier.target.copy_(logits)
+        if self.known:
+            self.known.keep(hidden, at.places)
 
     def sampler(self) -> None:
         outputs = self.verifier.verify()

@@ -1,6 +1,6 @@
 """Speculative decoding of language models (`transformers`) around any sampler of ours: the plain path, made to be read.
 
-    decoder = Decoder(target_model, draft=draft_model, sampler="v9", draft_len=4)   # or draft=NgramDrafter(4)
+    decoder = Decoder(target_model, draft=draft_model, sampler="v10", draft_len=4)   # or draft=NgramDrafter(4)
     decoded = decoder.speculate(prompts, max_new_tokens=64, temperature=0.7, seeds=[1, 2], stop=[tokenizer.eos_token_id])
     decoded = decoder.plain(prompts, ...)                                           # the same contract without drafts
 
@@ -24,8 +24,10 @@ import torch
 from .cached_model import CachedModel, padded, read_prompts
 from .decoding import Decoded, Stopwatch
 from .drafting import Draft, ModelDrafter
+from .feature_drafting import FeatureDrafter
+from .features import takes_features
 from .problem import MAX_DRAFT
-from .verifier import LEAST_HEAT, Verifier, loop_sampler, row_dtype
+from .verifier import LEAST_HEAT, Verifier, loop_sampler, row_dtype, usual_sampler
 
 
 class NoMass(RuntimeError):
@@ -35,16 +37,20 @@ class NoMass(RuntimeError):
 class Decoder:
     """The target model, a sampler and a way to draft. draft: a model, or a drafter such as NgramDrafter(4); None: `plain` only.
 
-    sampler: a name or a sampler; one that takes probabilities gets a softmax in front of it. None: the fastest from logits on a GPU,
-    the vectorised baseline on a CPU, where kernels run for their logic and not for speed.
+    sampler: a name or a sampler; one that takes probabilities gets a softmax in front of it. None: verifier.py's usual one. A draft model
+    that takes features (features.py) is handed the target's hidden states, whose width must be its own.
     """
 
     def __init__(self, target, draft=None, sampler=None, draft_len: int = 4):
         if not 1 <= draft_len <= MAX_DRAFT:
             raise ValueError(f"draft_len: got {draft_len}, accepted: 1 to {MAX_DRAFT}")
         self.target, self.device = target, target.device
-        self.sampler = loop_sampler(sampler or ("v9" if self.device.type == "cuda" else "torch_vectorised"))
-        self.drafter = ModelDrafter(draft, draft_len) if isinstance(draft, torch.nn.Module) else draft
+        self.sampler = loop_sampler(sampler or usual_sampler(self.device))
+        self.drafter, self.features = draft, isinstance(draft, torch.nn.Module) and takes_features(draft)
+        if isinstance(draft, torch.nn.Module):
+            self.drafter = (FeatureDrafter if self.features else ModelDrafter)(draft, draft_len)
+        if self.features and draft.config.hidden_size != target.config.hidden_size:
+            raise ValueError(f"draft: got features of width {draft.config.hidden_size}, accepted: the target's, {target.config.hidden_size}")
 
     def speculate(self, prompts, **options) -> Decoded:
         """Decode with drafts; options as `plain`."""
@@ -68,7 +74,9 @@ class Decoder:
         verifier = Verifier(self.sampler, seeds=seeds, temperature=heat, draft_len=draft_len, vocab=vocab, dtype=dtype,
                             has_rows=bool(drafter and drafter.has_rows))
         reader, begin = CachedModel(self.target, len(texts)), Stopwatch(self.device)
-        read_prompts(reader, texts)
+        hidden = read_prompts(reader, texts, both=bool(state and self.features))
+        if state and self.features:
+            state.begin(hidden, max(map(len, texts)) + max_new_tokens + draft_len + 2)
         begin.mark("rest")
         ends = [len(text) + max_new_tokens for text in texts]
         decoded, open_ = Decoded([], tested=[0] * draft_len, accepted=[0] * draft_len), set(range(len(texts)))
@@ -93,7 +101,12 @@ class Decoder:
         counts += draft.counts
         watch.mark("draft")
         width = max(draft.counts)  # n-grams often draft less than K, or nothing: then the target reads no more than that
-        target = reader.read(torch.cat([last, draft.tokens[:, :width].clamp(min=0)], 1))
+        tokens = torch.cat([last, draft.tokens[:, :width].clamp(min=0)], 1)
+        if state and self.features:
+            target, hidden = reader.read_both(tokens)
+            state.hear(hidden, positions)
+        else:
+            target = reader.read(tokens)
         watch.mark("target")
         verifier.fill(target, draft.tokens, draft.logits, positions)
         watch.mark("rest")

@@ -12,6 +12,7 @@ import copy
 import torch
 
 from .chi_square import ChiSquare, chi_square
+from .features import attach
 from .problem import Outputs
 from .sampler import load_sampler
 from .tables import markdown
@@ -33,12 +34,16 @@ def tiny_model(vocab: int = 97, sharp: float = 1.0, seed: int = 0):
     return model
 
 
-def moved(model, by: float = 0.02):
-    """The same model, its weights moved a little: a draft that is often right and often not."""
+def moved(model, by: float = 0.02, features: float = 0.0):
+    """The same model, its weights moved a little: a draft that is often right and often not. features: how large the entries of a random
+    matrix are, by which it takes the target's hidden states (features.py); 0: it takes none."""
     torch.manual_seed(1)
     draft = copy.deepcopy(model)
     for weight in draft.parameters():
         weight.data += by * torch.randn_like(weight)
+    if features:
+        attach(draft)
+        draft.features.weight.data.normal_(0, features)
     return draft
 
 
@@ -97,12 +102,14 @@ def law_tests(runs: int = 10_000) -> list[tuple[str, bool, ChiSquare]]:
     from .llm import Decoder
 
     model = tiny_model(vocab=5, sharp=0.2, seed=3)
-    draft = moved(model, 0.08)
+    draft, heeding = moved(model, 0.08), moved(model, 0.08, features=0.1)
     ngram, law = NgramDrafter(3, shortest=1), exact_law(model, PROMPT)
     ways = {"plain decoding": (Decoder(model).plain, True),
             "speculation, drafts by a model": (Decoder(model, draft=draft, draft_len=3).speculate, True),
+            "speculation, drafts with features": (Decoder(model, draft=heeding, draft_len=3).speculate, True),
             "speculation, drafts by n-grams": (Decoder(model, draft=ngram, draft_len=3).speculate, True),
             "speculation in the graph path's loop": (GraphDecoder(model, draft=draft, draft_len=3).speculate, True),
+            "the same, drafts with features": (GraphDecoder(model, draft=heeding, draft_len=3).speculate, True),
             "every draft accepted (wrong)": (Decoder(model, draft=draft, draft_len=3, sampler=Accepting()).speculate, False)}
     with one_thread():
         return [(name, expected, law_test(model, PROMPT, decode, runs, law=law)) for name, (decode, expected) in ways.items()]

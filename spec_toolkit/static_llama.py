@@ -3,7 +3,7 @@
 The interface of static_model.py and the same numbers but for rounding. What is joined: the matrices of query, key and value, and of
 gate and up (copies, so these weights lie in memory twice, however many StaticLlamas there are); rotation of query and key in one;
 writing of key and value in one; each residual sum with the product before it. Heads that share keys are queries of one head, so that no
-key is repeated.
+key is repeated. Where there are features (features.py) it takes them, which transformers' own forward cannot.
 """
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import weakref
 import torch
 from torch.nn import functional
 
-from .static_model import StaticModel
+from .features import takes_features
+from .static_model import At, StaticModel
 
 
 class StaticLlama(StaticModel):
@@ -31,25 +32,51 @@ class StaticLlama(StaticModel):
         # keys, then values, of each token in its slot
         self.held = [torch.zeros(batch, slots, 2 * self.shared, self.width, dtype=model.dtype, device=self.device) for _ in self.layers]
         self.turns = _turns(inner, model.dtype, slots)
+        self.features = model.features.weight.detach() if takes_features(model) else None
 
     @torch.no_grad()
     def read(self, tokens, positions, keep: int = 0):
-        (batch, n), places = tokens.shape, positions + 1
+        return self.read_both(tokens, positions, keep)[0]
+
+    def read_both(self, tokens, positions, keep: int = 0):
+        hidden = self.states(tokens, positions)
+        return self.logits(hidden[:, -keep:]), hidden
+
+    @torch.no_grad()
+    def logits(self, hidden, out=None):
+        """Rows [batch, n, vocab] of states [batch, n, width]. out: rows of the model's dtype, a view whose first two dimensions can be joined."""
+        head = self.model.lm_head.weight
+        if out is None:
+            return functional.linear(hidden, head)
+        torch.mm(hidden.flatten(0, 1), head.t(), out=out.view(-1, len(head)))
+        return out
+
+    @torch.no_grad()
+    def states(self, tokens, positions, features=None):
+        """Read tokens, as `read` -> hidden states behind the last norm [batch, n, width]. features: the state behind the position before each
+        token [batch, n, width]; None: none, which is what a zero is."""
+        (batch, n), at = tokens.shape, self.at(positions)
         hidden = functional.embedding(tokens, self.model.model.embed_tokens.weight).flatten(0, 1)
-        cos, sin = self.turns[places].unbind(2)  # [batch, n, 1, width] each
-        mask = torch.where(self.column <= positions[:, None, :, None], self.seen, self.unseen)
+        if features is not None and self.features is not None:  # with_features, in two launches
+            hidden.addmm_(functional.rms_norm(features.flatten(0, 1), features.shape[-1:]), self.features.t())
+        cos, sin = at.turns.unbind(2)  # [batch, n, 1, width] each
+        mask = at.mask
         if n > 1:  # a query for each head that shares the keys
             mask = mask[:, :, :, None].expand(-1, -1, -1, self.heads // self.shared, -1).flatten(2, 3)
-        places = places[:, :, None, None].expand(-1, -1, 2 * self.shared, self.width)
+        places = at.places[:, :, None, None].expand(-1, -1, 2 * self.shared, self.width)
         for layer, held in zip(self.layers, self.held):
             mixed = functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], layer.first, self.eps), layer.query_key_value)
             attended = self._attend(mixed.view(batch, n, -1, self.width), held, places, cos, sin, mask, layer.scaling)
             hidden.addmm_(attended.reshape(batch * n, -1), layer.out.t())
             gate, up = functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], layer.second, self.eps), layer.gate_up).chunk(2, 1)
             hidden.addmm_(layer.act(gate) * up, layer.down.t())
-        hidden = hidden.view(batch, n, -1)[:, -keep:]
-        hidden = functional.rms_norm(hidden, hidden.shape[-1:], self.model.model.norm.weight, self.eps)
-        return functional.linear(hidden, self.model.lm_head.weight)
+        return functional.rms_norm(hidden, hidden.shape[-1:], self.model.model.norm.weight, self.eps).view(batch, n, -1)
+
+    def at(self, positions) -> At:
+        if isinstance(positions, At):
+            return positions
+        made = super().at(positions)
+        return made._replace(turns=self.turns[made.places])
 
     def _attend(self, mixed, held, places, cos, sin, mask, scaling):
         """mixed [batch, n, heads + 2 shared, width]: query, key, value. Writes the cache; -> [batch, n, heads * width] to be."""

@@ -9,10 +9,26 @@ always reads two tokens can thus begin with a text of one.
 """
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+
+from .cached_model import last_states
 
 ATTENTION = ("sdpa", "eager")     # these take an additive mask as it is
 MOVING_ROPE = ("dynamic", "longrope")  # these look at the positions on the host, or change with them
+
+
+class At(NamedTuple):
+    """What follows from positions [batch, n] alone, for any number of forwards; `columns` of it are views."""
+    positions: torch.Tensor  # [batch, n] int64
+    places: torch.Tensor     # [batch, n] the slots
+    mask: torch.Tensor       # [batch, 1, n, slots] additive
+    turns: torch.Tensor | None = None  # [batch, n, 2, 1, width] cosine and sine of StaticLlama
+
+    def columns(self, start: int, stop: int) -> At:
+        return At(self.positions[:, start:stop], self.places[:, start:stop], self.mask[:, :, start:stop],
+                  None if self.turns is None else self.turns[:, start:stop])
 
 
 class StaticModel:
@@ -37,14 +53,28 @@ class StaticModel:
 
     @torch.no_grad()
     def read(self, tokens, positions, keep: int = 0):
-        """Read tokens [batch, n] (integers) at positions [batch, n] int64 -> logits [batch, n, vocab] (the last `keep`, if not 0).
+        """Read tokens [batch, n] (integers) at positions [batch, n] int64, or At -> logits [batch, n, vocab] (the last `keep`, if not 0).
 
-        Each text's positions are distinct and end where its text does; what the cache held there is overwritten.
+        Each text's positions are distinct (but for those below 0, which share slot 0) and end where its text does; what the cache held
+        there is overwritten.
         """
-        self.cache.places = (positions + 1)[:, None, :, None]
-        mask = torch.where(self.column <= positions[:, None, :, None], self.seen, self.unseen)
-        return self.model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True,
+        at = self.at(positions)
+        self.cache.places = at.places[:, None, :, None]
+        return self.model(input_ids=tokens, position_ids=at.positions, attention_mask=at.mask, use_cache=True,
                           past_key_values=self.cache, logits_to_keep=keep).logits
+
+    def read_both(self, tokens, positions, keep: int = 0):
+        """As `read` -> (logits, hidden states of all tokens behind the last norm [batch, n, width])."""
+        with last_states(self.model) as states:
+            logits = self.read(tokens, positions, keep)
+        return logits, states[0]
+
+    def at(self, positions) -> At:
+        """Slots and mask of positions [batch, n] int64; At as it is."""
+        if isinstance(positions, At):
+            return positions
+        mask = torch.where(self.column <= positions[:, None, :, None], self.seen, self.unseen)
+        return At(positions, (positions + 1).clamp_(min=0), mask)
 
     def clear(self) -> None:
         """Zero what the cache holds. Not needed for what follows, unless a NaN was read: 0 times NaN is NaN, seen or not."""

@@ -21,6 +21,7 @@ from spec_toolkit.graph_decoder import GraphDecoder
 from spec_toolkit.graph_step import Step
 from spec_toolkit.llm import Decoder, NoMass
 from spec_toolkit.loop_law import Accepting, moved, tiny_model
+from spec_toolkit.verifier import BEST
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 FEW = 5_000  # runs are enough to refuse what is badly wrong
@@ -118,6 +119,13 @@ def test_law_of_speculation(small, kind):
     speculation_follows_the_law(small, small_decoder(small, kind))
 
 
+def test_law_of_what_is_taken_on_a_gpu(small):
+    """BEST verifies and draws the drafts, as it does there: by proposals, and so by other numbers than those above."""
+    decoder = GraphDecoder(small, draft=moved(small, 0.08), sampler=BEST, drawer=BEST, draft_len=3)
+    result = law_test(small, REPEATING, decoder.speculate, FEW)
+    assert result.passed and result.cells > 20, result
+
+
 def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
     assert not law_test(small, REPEATING, small_decoder(small, sampler=Accepting()).speculate, FEW).passed
     monkeypatch.setattr("spec_toolkit.graph_step.seeds_of_drafts", lambda seeds: seeds)  # drafting and recovery share their numbers
@@ -146,7 +154,7 @@ class NoLooks(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("kind, fused", [("model", "none"), ("model", "both"), ("ngram", "none")])
+@pytest.mark.parametrize("kind, fused", [("model", "none"), ("model", "both"), ("with features", "none"), ("with features", "both"), ("ngram", "none")])
 def test_no_function_of_a_step_looks_at_the_host(target, kind, fused):
     """... the models of transformers included; `sampler` is a kernel's launches where it is captured."""
     decoder = GraphDecoder(target, draft=drafts(target)[kind], fused=fused)
@@ -194,13 +202,15 @@ def on_gpu(target, kind="model", **options):
 
 @gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["model", "ngram"])
-@pytest.mark.parametrize("sampler", ["v9", "v5", "torch_vectorised"])
+@pytest.mark.parametrize("kind", ["model", "with features", "ngram"])
+@pytest.mark.parametrize("sampler", ["v10", "v9", "v5", "torch_vectorised"])
 def test_graphs_write_the_text_of_a_cpu(target, kind, sampler):
     """In float64 the rows are those of the CPU but for rounding, and the random numbers are the same bits. Three runs of one decoder:
-    a replay takes the seeds that are in the buffers then, and no number twice."""
-    decoder = on_gpu(target, kind, sampler=sampler)
-    usual = GraphDecoder(target, draft=drafts(target)[kind], sampler="torch_vectorised")
+    a replay takes the seeds that are in the buffers then, and no number twice. V10 draws by other numbers than the rest: it is its own
+    usual."""
+    drawer, slow = ("v10", "v10") if sampler == "v10" else ("v9", "torch_vectorised")
+    decoder = on_gpu(target, kind, sampler=sampler, drawer=drawer)
+    usual = GraphDecoder(target, draft=drafts(target)[kind], sampler=slow, drawer=drawer)
     texts = []
     for seeds in ([3, 4, 5], [6, 7, 8], [3, 4, 5]):
         options = MIXED | {"seeds": seeds}

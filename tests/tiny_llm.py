@@ -33,11 +33,11 @@ class Knowing:
 
 
 def drafts(target, length=4):
-    return {"model": moved(target), "another model": tiny_model(seed=3), "ngram": NgramDrafter(length, shortest=1),
+    return {"model": moved(target), "with features": moved(target, features=0.15), "another model": tiny_model(seed=3), "ngram": NgramDrafter(length, shortest=1),
             "knowing": Knowing(target, length)}
 
 
-KINDS = ["model", "another model", "ngram", "knowing"]
+KINDS = ["model", "with features", "another model", "ngram", "knowing"]
 
 
 @torch.no_grad()
