@@ -1,7 +1,7 @@
 """`spec-toolkit llm-bench`: decode with a pair of models in several ways, cell by cell (llm_bench_cells.py), one record each.
 
     pair = llm_bench_pair.load_pair("smollm2", "smollm2-draft", device="cuda")
-    record_all(pair, cells("v9"), "results")
+    record_all(pair, cells("v10", features=pair.features), "results")
 
 Every prompt is decoded by all arms of a cell in turn, before the next: what slows the machine down for a while slows all. A sampler
 is checked on rows of this vocabulary and dtype before its arm is timed. An arm that fails is left out with its reason, a cell that
@@ -58,7 +58,7 @@ def predicted(pair: Pair, cell: Cell) -> dict:
 
     On the eager path, which is slow, at temperature 1 only.
     """
-    arm = next((arm for arm in cell.arms if arm.method == "speculation"), None)
+    arm = next((arm for arm in cell.arms if arm.method == "speculation" and arm.sampler == cell.arms[0].sampler), None)
     if cell.kind != "compare" or cell.batch != 1 or arm is None or (cell.path == "eager" and cell.temperature != 1):
         return {}
     probe = Probe(arm.draft_len)

@@ -9,6 +9,7 @@ from pathlib import Path
 from .assisted import Assisted
 from .check import check
 from .drafting import NgramDrafter
+from .features import takes_features
 from .llm import Decoder
 from .llm_bench_cells import Arm, Cell
 from .llm_bench_pair import Pair
@@ -26,6 +27,10 @@ def make_method(pair: Pair, cell: Cell, arm: Arm, sampler=None):
         return Assisted(pair.target, pair.draft, arm.draft_len).speculate
     k = arm.draft_len or 1
     draft = None if arm.method == "plain" else pair.draft if pair.draft is not None else NgramDrafter(k)
+    if arm.method == "bare":
+        if pair.draft is None or not takes_features(pair.draft):
+            raise ValueError("bare: got a draft without features, accepted: one that takes them, to be read without")
+        draft = pair.bare
     decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k + 2, cell.fused or "none")
     return decoder.plain if arm.method == "plain" else decoder.speculate
 

@@ -1,12 +1,14 @@
 """What is measured of decoding loops: cells, each one comparison whose arms take turns at every prompt, most valuable first.
 
 kind       question                                       arms
-compare    how fast, and by how much?                     plain; speculation by the Python loop and by the best rung; transformers' own
+compare    how fast, and by how much?                     plain; speculation by the Python loop and by the best rung; "bare": the latter by
+                                                          the same draft without its features; transformers' own
 samplers   what share of a step is each sampler's?        speculation, one sampler each
 k_sweep    how many drafts are best?                      plain; speculation with K = 1 to 8
 
 A path is eager (llm.py: launched call by call, so a token costs the host tens of ms and few tokens must do) or graph (graph_decoder.py),
-there with the forward of transformers or one of ours with few launches (`fused`), the same for all arms of a cell.
+there with the forward of transformers or one of ours with few launches (`fused`), the same for all arms of a cell. Cells do not depend on
+which others are chosen, so that several processes, each on a GPU of its own, may run some each.
 """
 from __future__ import annotations
 
@@ -14,15 +16,17 @@ from dataclasses import asdict, dataclass, replace
 
 PATHS = ("eager", "graph")
 KINDS = ("compare", "samplers", "k_sweep")
-SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v10")  # then the one that is measured
+FUSED = ("both", "draft", "none")
+FORWARDS = FUSED[:2]  # a draft with features has no other
+SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9")  # then the one that is measured
 TOKENS = {"eager": 16, "graph": 96}
-EAGER_PROMPTS, SWEEP_PROMPTS = 20, 12  # at most, one at a time
+EAGER_PROMPTS, EAGER_SEEDS, FEW_PROMPTS = 20, 2, 12  # at most, one at a time
 ASSISTED_TOKENS = 16  # of transformers' own way, which is eager, in a cell of the graph path
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to decode. method: plain, speculation, assisted. draft_len None: as transformers adapts it. tokens, seeds None: the cell's."""
+    """One way to decode. method: plain, speculation, bare, assisted. draft_len None: as transformers adapts it. tokens, seeds None: the cell's."""
     method: str
     sampler: str | None = None
     draft_len: int | None = None
@@ -32,7 +36,8 @@ class Arm:
     def __str__(self) -> str:
         if self.method == "assisted":
             return "transformers' assisted, " + ("adaptive K" if self.draft_len is None else f"K={self.draft_len}")
-        return self.method if self.method == "plain" else f"speculation, {self.sampler}, K={self.draft_len}"
+        without = " without features" if self.method == "bare" else ""
+        return self.method if self.method == "plain" else f"speculation{without}, {self.sampler}, K={self.draft_len}"
 
 
 @dataclass(frozen=True)
@@ -61,38 +66,51 @@ class Cell:
         return arm.tokens or self.tokens, min(arm.seeds or self.seeds, self.seeds)
 
 
-def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None,
-          others=SAMPLERS, longest: int = 8, fused: str = "both") -> list[Cell]:
-    """The cells of these paths and kinds. best: the sampler that is measured; tokens: {path: new tokens}, else TOKENS. fused: of the
-    graph path; where it is not none, the last cells show what it is worth."""
+def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None, others=SAMPLERS,
+          longest: int = 8, fused=FORWARDS, batches=None, temperatures=None, features: bool = False) -> list[Cell]:
+    """The cells of these paths, kinds, forwards of the graph path, batches and temperatures (None: all). best: the sampler that is measured;
+    tokens: {path: new tokens}, else TOKENS. features: the draft takes them: an arm more, without."""
     tokens = TOKENS | (tokens or {})
-    found = {(kind, path): _of(kind, path, best, draft_len, prompts, seeds, tokens[path], others, longest)
-             for path in PATHS for kind in KINDS}
-    order = [("compare", 0), ("compare", 1), ("samplers", 0), ("k_sweep", 0), ("compare", 2), ("compare", 3)]
-    made = [found[kind, path][place] for kind, place in order for path in ("graph", "eager")
-            if kind in kinds and path in paths and place < len(found[kind, path])]
-    made = [replace(cell, fused=fused) if cell.path == "graph" else cell for cell in made]
-    if not made or made[0].kind != "compare" or made[0].fused in (None, "none"):
-        return made
-    # a dearer target pays for longer drafts
-    arms = made[0].arms[:1] + tuple(replace(made[0].arms[2], draft_len=draft_len + more) for more in (0, 2))
-    return made + [replace(made[0], fused=other, seeds=1, arms=arms) for other in ("draft", "none") if other != fused]
+    made = {path: _of(path, best, draft_len, prompts, seeds, tokens[path], others, longest, features) for path in PATHS}
+    graph = {forward: [replace(cell, fused=forward) for cell in made["graph"] if forward == "both" or _is_usual(cell)] for forward in FUSED}
+    graph["both"] = [_with_assisted(cell, draft_len) if cell.kind == "compare" and cell.batch == 1 and cell.temperature != 0.7 else cell
+                     for cell in graph["both"]]
+    ranked = sorted((cell for cell in (*graph["both"], *graph["draft"], *made["eager"], *graph["none"])), key=_rank)
+    return [cell for cell in ranked if cell.path in paths and cell.kind in kinds and cell.fused in (None, *fused)
+            and cell.batch in (batches or (cell.batch,)) and cell.temperature in (temperatures or (cell.temperature,))]
 
 
-def _of(kind, path, best, draft_len, prompts, seeds, tokens, others, longest) -> list[Cell]:
-    plain, ours = Arm("plain", best), Arm("speculation", best, draft_len)
-    if kind == "samplers":
-        arms = tuple(Arm("speculation", name, draft_len) for name in dict.fromkeys((*others, best)))
-        return [Cell(kind, path, 1, 1.0, tokens, min(6, prompts), 1, arms)]
-    if kind == "k_sweep":
-        arms = (plain, *(Arm("speculation", best, k) for k in range(1, longest + 1)))
-        return [Cell(kind, path, 1, 1.0, tokens, min(SWEEP_PROMPTS, prompts), 1, arms)] if path == "graph" else []
-    few = {"tokens": min(ASSISTED_TOKENS, tokens), "seeds": 1} if path == "graph" else {}
-    assisted, adaptive = Arm("assisted", None, draft_len, **few), Arm("assisted", None, None, seeds=1)
-    loop = Arm("speculation", "python_loop", draft_len, seeds=1 if path == "eager" else None)
-    alone = prompts if path == "graph" else min(EAGER_PROMPTS, prompts)
-    main = Cell(kind, path, 1, 1.0, tokens, alone, seeds, (plain, loop, ours, assisted, *([] if few else [adaptive])))
-    many = [replace(main, batch=min(8, prompts), prompts=prompts, arms=(plain, replace(loop, seeds=None), ours))] if prompts > 1 else []
-    greedy = replace(main, temperature=0.0, seeds=1, arms=(plain, ours, assisted))
-    cooler = [replace(main, temperature=0.7, seeds=1, arms=(plain, ours))] if few else []
-    return [main, *many, greedy, *cooler]
+def _is_usual(cell) -> bool:
+    """Worth another forward: what the goal asks, eight requests, and how many drafts are best."""
+    return cell.kind != "samplers" and cell.temperature == 1.0
+
+
+def _rank(cell) -> int:
+    """The most valuable first."""
+    places = [("compare", 1, 1.0), ("samplers", 1, 1.0), ("k_sweep", 1, 1.0)]
+    place = (cell.kind, cell.batch, cell.temperature)
+    return places.index(place) if place in places else len(places) + (cell.temperature < 1) + (cell.temperature == 0.7)
+
+
+def _with_assisted(cell, draft_len) -> Cell:
+    few = min(ASSISTED_TOKENS, cell.tokens)
+    return replace(cell, arms=(*cell.arms, Arm("assisted", None, draft_len, tokens=few, seeds=1)))
+
+
+def _of(path, best, draft_len, prompts, seeds, tokens, others, longest, features) -> list[Cell]:
+    """The cells of a path, of the graph path without a forward yet."""
+    graph, plain, ours = path == "graph", Arm("plain", best), Arm("speculation", best, draft_len)
+    loop = Arm("speculation", "python_loop", draft_len)
+    more = (Arm("speculation", best, draft_len + 2, seeds=1), *([Arm("bare", best, draft_len, seeds=1)] if features else []))
+    assisted = (Arm("assisted", None, draft_len), Arm("assisted", None, None, seeds=1))
+    alone = Cell("compare", path, 1, 1.0, tokens, prompts if graph else min(EAGER_PROMPTS, prompts), seeds if graph else min(EAGER_SEEDS, seeds),
+                 (plain, replace(loop, seeds=1), ours, *(more if graph else assisted)))
+    few = replace(alone, seeds=1, prompts=min(FEW_PROMPTS, prompts), arms=(plain, ours))
+    samplers = tuple(Arm("speculation", name, draft_len) for name in dict.fromkeys((*others, best)))
+    found = [alone, replace(few, kind="samplers", prompts=min(few.prompts, 6 if graph else 4), arms=samplers)]
+    if prompts > 1:
+        found += [replace(alone, batch=min(8, prompts), prompts=prompts, seeds=seeds, arms=(plain, loop, ours))]
+    if graph:
+        sweep = (plain, *(Arm("speculation", best, k) for k in range(1, longest + 1)))
+        found += [replace(few, kind="k_sweep", arms=sweep), replace(alone, temperature=0.7, seeds=1, arms=(plain, ours))]
+    return [*found, replace(alone, temperature=0.0, seeds=1, arms=(plain, ours, *(() if graph else assisted[:1])))]

@@ -8,6 +8,7 @@ from .llm_bench import record_all
 from .llm_bench_cells import Cell, cells
 from .llm_bench_pair import load_pair, tiny_pair
 from .loop_law import one_thread
+from .verifier import BEST
 
 
 def records_of(folder="", out="outputs", record=False, target="smollm2", draft="smollm2-draft", prompts=24, seeds=3, tiny_tokens=12):
@@ -18,7 +19,8 @@ def records_of(folder="", out="outputs", record=False, target="smollm2", draft="
 
     now, hashes = record and torch.cuda.is_available(), current_hashes()
     if now:
-        record_all(load_pair(target, draft, "cuda"), cells("v9", prompts=prompts, seeds=seeds), out)
+        pair = load_pair(target, draft, "cuda")
+        record_all(pair, cells(BEST, prompts=prompts, seeds=seeds, features=pair.features), out)
     found = llm_bench_records.latest(llm_bench_records.load(out if now else folder or results_dir(), hashes))
     if found:
         first = found[0]
@@ -33,5 +35,5 @@ def records_of(folder="", out="outputs", record=False, target="smollm2", draft="
 
 def tiny_cells(tokens: int = 12) -> list[Cell]:
     """The cells for it, small: few prompts and one seed."""
-    listed = cells("torch_vectorised", prompts=4, seeds=1, tokens={"eager": tokens, "graph": tokens}, others=("python_loop",), longest=5)
-    return [cell for cell in listed if cell.temperature != 0.7 and cell.fused != "none"]
+    return cells("torch_vectorised", prompts=4, seeds=1, tokens={"eager": tokens, "graph": tokens}, others=("python_loop",), longest=5,
+                 temperatures=(0.0, 1.0), features=True)

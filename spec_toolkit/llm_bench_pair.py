@@ -5,6 +5,8 @@
 """
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import torch
 
 from . import draft_weights, pretrained
+from .features import takes_features
 from .llm_prompts import PROMPTS
 from .loop_law import moved, tiny_model
 
@@ -30,6 +33,17 @@ class Pair:
     @property
     def vocab(self) -> int:
         return self.target.get_output_embeddings().weight.shape[0]
+
+    @property
+    def features(self) -> bool:
+        return self.draft is not None and takes_features(self.draft)
+
+    @functools.cached_property
+    def bare(self) -> torch.nn.Module:
+        """The same draft, of the same weights, without the matrix of its features: the plain model that transformers sees in it."""
+        found = copy.copy(self.draft)
+        found._modules = {name: module for name, module in self.draft._modules.items() if name != "features"}
+        return found
 
 
 def load_pair(target: str, draft: str, device="cpu", dtype=None, prompts=PROMPTS) -> Pair:
@@ -57,7 +71,7 @@ def make_pair(target, draft, prompts, stop=(), target_name="target", draft_name=
     names = {"target": target_name, "draft": draft_name, "dtype": str(target.dtype).removeprefix("torch."),
              "target_parameters": _parameters(target), "draft_parameters": draft and _parameters(draft),
              "draft_own_parameters": draft and _parameters(draft, besides=target),
-             "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft),
+             "draft_features": draft is not None and takes_features(draft), "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft),
              "vocab": target.get_output_embeddings().weight.shape[0],
              "prompts_hash": hashlib.sha256(repr(prompts).encode()).hexdigest()[:12]}
     return Pair(target, draft, prompts, set(stop), names)
@@ -78,8 +92,8 @@ def weights_hash(model) -> str:
     return digest.hexdigest()[:12]
 
 
-def tiny_pair(prompts: int = 8) -> Pair:
-    """A random model of two layers and a draft near it, in float64 on the CPU, with random prompts."""
+def tiny_pair(prompts: int = 8, features: float = 0.1) -> Pair:
+    """A random model of two layers and a draft near it (loop_law.moved), in float64 on the CPU, with random prompts."""
     model, draw = tiny_model(), torch.Generator().manual_seed(0)
     texts = [torch.randint(0, 97, (3 + i,), generator=draw).tolist() for i in range(prompts)]
-    return make_pair(model, moved(model), texts, (), "tiny random Llama", "the same, moved")
+    return make_pair(model, moved(model, features=features), texts, (), "tiny random Llama", "the same, moved")

@@ -86,8 +86,8 @@ def is_stale(arm: dict, hashes: dict | None) -> bool:
 
 
 def latest(records) -> list[LoopRecord]:
-    """Those of the machine and pair of models that were recorded last; [] if there are none."""
-    place = lambda r: (r["environment"]["gpu"], r["models"]["target"], r["models"]["draft"])
+    """Those of the machine and pair of models, weight by weight, that were recorded last; [] if there are none."""
+    place = lambda r: (r["environment"]["gpu"], *(r["models"].get(key) for key in ("target", "draft", "target_hash", "draft_hash")))
     newest = max(records, key=lambda r: (r["environment"]["gpu"] is not None, r["created"]), default=None)
     return [r for r in records if place(r) == place(newest)]
 
@@ -184,6 +184,11 @@ def equal_texts(arm: dict, base: dict) -> tuple[int, int]:
     """(greedy texts that are those of `base`, texts)."""
     pairs = list(zip(arm.get("texts") or (), base.get("texts") or ()))
     return sum(a == b for a, b in pairs), len(pairs)
+
+
+def with_features(record: LoopRecord) -> bool:
+    """Did the draft take the target's hidden states?"""
+    return bool(record["models"].get("draft_features"))
 
 
 def best_draft_len(record: LoopRecord) -> int:

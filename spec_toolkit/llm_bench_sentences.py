@@ -17,8 +17,8 @@ def answer(records, brief: bool = False) -> list[str]:
     """Sentences made from the records, the most telling first. brief: without those that say again what the figure of methods shows."""
     ordered = compared(records)
     speedups = [speedup_sentence(r) for r in ordered if r["temperature"] == 1 and not (brief and r["batch"] == 1)]
-    found = [goals(records), *why(records), *(assisted_sentence(r) for r in ordered), share_sentence(records), *speedups,
-             None if brief else sweep_sentence(records), *(greedy_sentence(r) for r in ordered),
+    found = [goals(records), *why(records), *(features_sentence(r) for r in ordered), *(assisted_sentence(r) for r in ordered),
+             share_sentence(records), *speedups, *([] if brief else sweep_sentences(records)), *(greedy_sentence(r) for r in ordered),
              *(drift_sentence(r) for r in ordered if r["batch"] == 1 and r["temperature"] == 1), missing(records), stale(records)]
     return [sentence for sentence in found if sentence]
 
@@ -29,10 +29,10 @@ def goals(records) -> str | None:
     """Was the goal met? At batch 1 and temperature 1, in each path and forward."""
     said = []
     for record in compared(records):
-        found = [s["median"] for arm in record.measured() if (s := _speedup(record, arm))]
+        found = [(s["median"], arm["draft_len"]) for arm in record.measured() if (s := _speedup(record, arm))]
         if (record["batch"], record["temperature"]) == (1, 1) and found:
-            times = max(found)
-            said.append(f"{record.forms} {times:.2f}x ({'reached' if times >= TARGET else 'not reached'})")
+            times, k = max(found)
+            said.append(f"{record.forms} {times:.2f}x with K={k} ({'reached' if times >= TARGET else 'not reached'})")
     return f"Goal of {TARGET}x over plain decoding of the same path at batch 1, T=1: {', '.join(said)}." if said else None
 
 
@@ -72,6 +72,18 @@ def drafts(records) -> str | None:
             f"and {min(found):.2f} to {max(found):.2f} behind these prompts.")
 
 
+def features_sentence(record) -> str | None:
+    """What the target's hidden states are worth to the draft: the same weights with and without, for the same prompts and seeds."""
+    bare = record.arm("bare")
+    ours = bare and next((arm for arm in record.measured() if arm["draft_len"] == bare["draft_len"]), None)
+    if not ours or not (s := _speedup(record, ours)) or not (without := _speedup(record, bare)) or not sum(bare["tested"]):
+        return None
+    gain = records_of.spread(records_of.speedups(ours, bare))
+    return (f"{record.title}: with the target's hidden states as features the draft is accepted {records_of.mean_acceptance(ours):.3f} of the time "
+            f"and gives {s['median']:.2f}x; the same weights without them {records_of.mean_acceptance(bare):.3f} and {without['median']:.2f}x, "
+            f"with K={bare['draft_len']} both (run by run {gain['median']:.2f} times as many tokens/s, {gain['p10']:.2f} to {gain['p90']:.2f}).")
+
+
 def assisted_sentence(record) -> str | None:
     """On the eager path at batch 1: transformers' own way against ours with as many drafts, by tokens and ms of a step."""
     ours = next(iter(record.measured()), None)
@@ -84,7 +96,9 @@ def assisted_sentence(record) -> str | None:
     return (f"Goal of more tokens/s than transformers' assisted generation in the {record.title}: {s['median']:.2f} times as many "
             f"({s['p10']:.2f} to {s['p90']:.2f}), {place}. With K={ours['draft_len']} theirs keeps {tokens[0]:.2f} tokens of a step in "
             f"{ms[0]:.3g} ms, ours {tokens[1]:.2f} in {ms[1]:.3g} ms, plain decoding one in {ms[2]:.3g} ms (medians of runs): "
-            f"{_which(tokens, ms)}.")
+            f"{_which(tokens, ms)}."
+            + (f" Theirs reads {record['models']['draft']} without its features, which transformers' forward does not know of: as a plain model."
+               if records_of.with_features(record) else ""))
 
 
 def _which(tokens, ms) -> str:
@@ -135,14 +149,12 @@ def share_sentence(records) -> str | None:
     return f"Of a step of the {chosen[0].forms} the sampler takes: {said}. The goal of less than {SHARE:.0%} with {ours} is {reached}."
 
 
-def sweep_sentence(records) -> str | None:
-    """The best K, measured and by the model."""
-    record = next((r for r in records if r["kind"] == "k_sweep"), None)
-    if record is None or record.arm("plain") is None or record.arm("speculation") is None:
-        return None
-    model = llm_bench_costs.cost_model(record)
-    return (f"{record.title}: the best K is {records_of.best_draft_len(record)} as measured and {model['best']} by the model of costs, "
-            f"with acceptance {model['acceptance']:.3f}.")
+def sweep_sentences(records) -> list[str]:
+    """The best K of each sweep, measured and by the model."""
+    sweeps = [r for r in records if r["kind"] == "k_sweep" and r.arm("plain") and r.arm("speculation")]
+    models = [(record, llm_bench_costs.cost_model(record)) for record in sorted(sweeps, key=lambda r: r.rank)]
+    return [f"{record.title}: the best K is {records_of.best_draft_len(record)} as measured and {model['best']} by the model of costs, "
+            f"with acceptance {model['acceptance']:.3f}." for record, model in models]
 
 
 def greedy_sentence(record) -> str | None:
@@ -167,7 +179,7 @@ def missing(records) -> str | None:
         return None
     of = lambda cell: (cell["kind"], cell["path"], cell["fused"], cell["batch"], cell["temperature"])
     there = {of(record) for record in records}
-    lacking = [str(cell) for cell in cells("v9") if of(cell.spec) not in there]
+    lacking = [str(cell) for cell in cells("any") if of(cell.spec) not in there]
     return f"Not recorded yet: {'; '.join(lacking)}." if lacking else None
 
 

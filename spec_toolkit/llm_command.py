@@ -13,6 +13,7 @@ from .drafting import NgramDrafter
 from .llm_bench_arms import make_decoder
 from .llm_bench_pair import NGRAM
 from .speedup import compare
+from .verifier import usual_sampler
 
 # Two whose answers repeat the question, where n-grams help, and one whose answer does not, where they hardly can.
 PROMPTS = (
@@ -48,8 +49,8 @@ def run(target, draft, sampler, path, draft_len, tokens, temperature, repeats, b
     return 0
 
 
-def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager_tokens, graph_tokens, fused, device, dtype, out, resume,
-          stop_after) -> int:
+def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager_tokens, graph_tokens, fused, batches, temperatures, device,
+          dtype, out, resume, stop_after) -> int:
     """`spec-toolkit llm-bench`; returns the exit code: 0, or 1 where a cell or an arm failed or time was up. Raises as `run`."""
     from . import llm_bench, llm_bench_pair
     from .llm_bench_cells import cells
@@ -59,8 +60,11 @@ def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager
                          f"{graph_tokens}, {draft_len}, accepted: 1 or more")
     device, dtype = place(device, dtype)
     pair = llm_bench_pair.load_pair(target, draft, device, dtype)
-    best = sampler or ("v9" if device.startswith("cuda") else "torch_vectorised")
-    chosen = cells(best, draft_len, min(prompts, len(pair.prompts)), seeds, paths, kinds, {"eager": eager_tokens, "graph": graph_tokens}, fused=fused)
+    chosen = cells(sampler or usual_sampler(device), draft_len, min(prompts, len(pair.prompts)), seeds, paths, kinds,
+                   {"eager": eager_tokens, "graph": graph_tokens}, fused=fused, batches=batches, temperatures=temperatures, features=pair.features)
+    if not chosen:
+        raise ValueError(f"--paths, --kinds, --fused, --batches, --temperatures: got no cell that is of all of {paths}, {kinds}, {fused}, "
+                         f"{batches}, {temperatures}; accepted: for example --paths graph --kinds compare --batches 1 --temperatures 1")
     return 0 if llm_bench.record_all(pair, chosen, out, resume, stop_after) else 1
 
 

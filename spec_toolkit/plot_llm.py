@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from . import llm_bench_records as records_of
 from .llm_bench_records import PARTS
-from .plot import BLACK, BLUE, ORANGE, RED, SKY, YELLOW, Chart, FigureCanvasAgg
+from .plot import BLACK, BLUE, GREEN, ORANGE, RED, SKY, YELLOW, Chart, FigureCanvasAgg
 from .plot_llm_base import compared, finish, label, panels, span
 from .plot_llm_drafts import acceptance, k_sweep
 from .plot_llm_needed import needed
@@ -16,7 +16,7 @@ from .reading import number, tick
 
 PART_STYLE = {"draft": (SKY, ""), "target": (BLUE, "//"), "sampler": (RED, "xx"), "rest": ("#DDDDDD", "..")}
 GOAL = 3  # %, of the sampler's share
-METHOD_STYLE = {"plain": ("#DDDDDD", ""), "speculation": (BLUE, ""), "assisted": (ORANGE, "..")}
+METHOD_STYLE = {"plain": ("#DDDDDD", ""), "speculation": (BLUE, ""), "bare": (GREEN, "\\\\"), "assisted": (ORANGE, "..")}
 
 
 def methods(records) -> Chart | None:
@@ -141,7 +141,8 @@ def _share(axes, y, arm, height, colour, hatch, mark):
 
 def figures(records) -> dict[str, Chart]:
     """{name: figure} of all that these records can show; one machine and one pair of models (llm_bench_records.latest)."""
-    sweep = next((r for r in records if r["kind"] == "k_sweep"), None)
+    sweeps = sorted((r for r in records if r["kind"] == "k_sweep"), key=lambda r: r.rank)
+    drawn = {"_".join(["k_sweep", *([r["fused"]] if place else [])]): k_sweep(r) for place, r in enumerate(sweeps)}
     made = {"methods": methods(records), "split": split(records), "acceptance": acceptance(records), "shares": shares(records),
-            "k_sweep": sweep and k_sweep(sweep), "needed": needed(records)}
+            **drawn, "needed": needed(records)}
     return {name: chart for name, chart in made.items() if chart is not None}

@@ -21,10 +21,11 @@ def caption(records, note: str = "") -> str:
     first, models = records[0], records[0]["models"]
     environment = first["environment"]
     runs = sorted({len(arm["runs"]["seed"]) for r in records for arm in r["arms"]})
-    size = lambda key: f" ({_size(models[key])})" if models.get(key) else ""
+    size = lambda key, more="": f" ({_size(models[key])}{more})" if models.get(key) else ""
+    features = ", with features" if models.get("draft_features") else ""
     days = sorted({r["created"][:10] for r in records})
     tokens = sorted({arm["tokens"] for r in records for arm in r["arms"]})
-    parts = [f"{models['target']}{size('target_parameters')} with {models['draft']}{size('draft_parameters')}, {models['dtype']}",
+    parts = [f"{models['target']}{size('target_parameters')} with {models['draft']}{size('draft_parameters', features)}, {models['dtype']}",
              environment["gpu"] or f"CPU ({environment['platform']})",
              (f"{max(r['spec']['prompts'] for r in records)} prompts, {span(runs)} runs of an arm, of {span(tokens)} tokens each, reading "
               "the prompt not counted, tokens of the last step beyond the limit counted"),
@@ -59,7 +60,7 @@ def short(arm) -> str:
         return "no speculation"
     if arm["method"] == "assisted":
         return "transformers' assisted, " + ("adaptive K" if arm["draft_len"] is None else f"K={arm['draft_len']}")
-    return f"speculation, {arm['sampler']}, K={arm['draft_len']}"
+    return f"speculation{' without features' if arm['method'] == 'bare' else ''}, {arm['sampler']}, K={arm['draft_len']}"
 
 
 def compared(records):

@@ -16,7 +16,7 @@ def acceptance(records) -> Chart | None:
     """Accepted drafts by position, beside what the rows predict (sum of min(target, draft)): a panel for each path."""
     records = compared(records)
     usual = {path: min(r.rank for r in records if r["path"] == path) for path in {r["path"] for r in records}}
-    records = [r for r in records if r["batch"] == 1 and r.arm("speculation") and r.rank == usual[r["path"]]]
+    records = [r for r in records if r["batch"] == 1 and r.measured() and r.rank == usual[r["path"]]]
     if not any(r.get("predicted") for r in records):
         return None
     paths = [path for path in ("graph", "eager") if any(r["path"] == path for r in records)]
@@ -38,7 +38,7 @@ def acceptance(records) -> Chart | None:
 
 
 def _acceptance(panel, record, colour, mark, shift):
-    arm = max((arm for arm in record["arms"] if arm["method"] == "speculation"), key=lambda arm: sum(arm["tested"]), default=None)
+    arm = next(iter(record.measured()), None)
     if arm is None:
         return
     counted = enumerate(zip(records_of.acceptance(arm), arm["tested"]))

@@ -7,7 +7,8 @@ from spec_toolkit.llm_bench_records import FORMAT, expected_tokens
 
 SAMPLER_MS = {"v9": 0.02, "v10": 0.02, "v1": 2.0, "v2": 0.2, "torch_vectorised": 0.5, "torch_compile": 0.3, "python_loop": 3.0}
 MODELS = {"target": "paper-135m", "draft": "paper-16m", "dtype": "bfloat16", "target_parameters": 134_515_008,
-          "draft_parameters": 38_900_000, "target_hash": "0" * 12, "draft_hash": "1" * 12, "vocab": 49152, "prompts_hash": "2" * 12}
+          "draft_parameters": 38_900_000, "target_hash": "0" * 12, "draft_hash": "1" * 12, "vocab": 49152, "prompts_hash": "2" * 12,
+          "draft_features": True}
 
 
 def record(cell, gpu="NVIDIA Paper", created="2026-11-25T00:00:00+00:00", rate=0.65, target_ms=None, models=MODELS):
@@ -30,7 +31,7 @@ def record(cell, gpu="NVIDIA Paper", created="2026-11-25T00:00:00+00:00", rate=0
 
 def _arm(cell, arm, target_ms, rate, chance):
     tokens, seeds = cell.of(arm)
-    k, step = arm.draft_len or 4, target_ms
+    k, step, rate = arm.draft_len or 4, target_ms, rate - 0.1 * (arm.method == "bare")
     per_step = 1.0 if arm.method == "plain" else expected_tokens(rate, k)
     parts = {"draft": 0.0 if arm.method == "plain" else 0.1 * k * target_ms, "target": step, "sampler": SAMPLER_MS.get(arm.sampler, 0.0),
              "rest": 0.05 * step}
@@ -47,7 +48,7 @@ def _arm(cell, arm, target_ms, rate, chance):
             for key, value in {"prompt": prompt, "seed": seed, "new_tokens": tokens * cell.batch, "steps": steps,
                                "emitted": tokens * cell.batch, "request_steps": steps * cell.batch, "prefill_s": 0.1, "call_s": 1.0}.items():
                 runs[key].append(value)
-    tested = [int(1000 * rate**i) for i in range(k)] if arm.method == "speculation" else []
+    tested = [int(1000 * rate**i) for i in range(k)] if arm.method in ("speculation", "bare") else []
     texts = [[1] * tokens for _ in range(len(runs["seed"]) * cell.batch)] if cell.temperature == 0 else []
     return {"method": arm.method, "sampler": arm.sampler, "draft_len": arm.draft_len, "tokens": tokens, "seeds": seeds, "name": str(arm),
             "check": {"passed": True}, "loop_sampler": arm.sampler, "source_hash": arm.sampler, "tested": tested,
@@ -56,4 +57,4 @@ def _arm(cell, arm, target_ms, rate, chance):
 
 def records(**options):
     """One of every default cell."""
-    return [record(cell, **options) for cell in cells("v9")]
+    return [record(cell, **options) for cell in cells("v10", features=True)]

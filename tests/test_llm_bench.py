@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from spec_toolkit import cli, llm_bench, llm_bench_arms, llm_bench_costs, llm_bench_pair, llm_bench_records, loop_law, pretrained
 from spec_toolkit.assisted import Assisted
+from spec_toolkit.features import takes_features
 from spec_toolkit.llm import Decoder
 from spec_toolkit.llm_bench_cells import KINDS, Arm, Cell, cells
 from spec_toolkit.llm_bench_probe import Probe, law, parting
@@ -40,23 +41,38 @@ def small(**changes):
 # ---- cells ---------------------------------------------------------------------------------------------------------------
 
 def test_the_cells_hold_what_is_asked():
-    found = cells("v9")
+    found = cells("v10")
     asked = {("compare", "eager"), ("compare", "graph"), ("samplers", "eager"), ("samplers", "graph"), ("k_sweep", "graph")}
     assert {(c.kind, c.path) for c in found} == asked
-    assert [c.kind for c in found[:2]] == ["compare"] * 2 and len({c.path for c in found[:2]}) == 2, "the main cells come first"
+    assert [(c.path, c.kind) for c in found[:3]] == [("graph", "compare"), ("graph", "compare"), ("eager", "compare")], "the main cells come first"
     main = found[0]
-    assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and found[1].prompts == 20
+    assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and found[2].prompts == 20
     assert {c.batch for c in found} == {1, 8} and {c.temperature for c in found} == {0.0, 0.7, 1.0}
     assert not any(arm.method == "assisted" for c in found if c.batch > 1 for arm in c.arms), "transformers takes one request at a time"
-    names = ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v10", "v9"]
+    names = ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9", "v10"]
     assert [arm.sampler for arm in next(c for c in found if c.kind == "samplers").arms] == names
     sweep = next(c for c in found if c.kind == "k_sweep")
     assert [arm.draft_len for arm in sweep.arms if arm.method == "speculation"] == list(range(1, 9))
-    assert {c.path for c in cells("v9", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v9", kinds=["samplers"])} == {"samplers"}
-    assert {c.fused for c in found if c.path == "graph"} == {"both", "draft", "none"}
+    assert {c.path for c in cells("v10", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v10", kinds=["samplers"])} == {"samplers"}
+    mains = [c for c in found if (c.kind, c.path, c.batch, c.temperature) == ("compare", "graph", 1, 1.0)]
+    assert [c.fused for c in mains] == ["both", "draft"] and mains[0].arms[:4] == mains[1].arms, "of equal standing, but for transformers' way"
+    assert [c.fused for c in found if c.kind == "k_sweep"] == ["both", "draft"]
+    assert [arm.draft_len for arm in mains[0].arms if arm.sampler == "v10" and arm.method == "speculation"] == [4, 6]
     assert not any(c.fused for c in found if c.path == "eager")
-    assert {c.fused for c in cells("v9", paths=["graph"], fused="none")} == {"none"} and found[-1].fused == "none"
+    assert {c.fused for c in cells("v10", paths=["graph"], fused=["none"])} == {"none"}
+    assert not any(arm.method == "bare" for c in found for arm in c.arms)
+    assert [arm.draft_len for c in cells("v10", features=True) for arm in c.arms if arm.method == "bare"] == [4, 4]
     assert len({json.dumps(c.spec) for c in found}) == len({str(c) for c in found}) == len(found)
+
+
+def test_processes_may_run_some_cells_each():
+    """What is chosen does not change a cell, and choices by every word of it together make the whole."""
+    whole = cells("v10")
+    parts = [cells("v10", paths=["graph"], fused=["both"], kinds=["compare"]), cells("v10", paths=["graph"], fused=["draft"], batches=[1]),
+             cells("v10", paths=["eager"], temperatures=[1.0]), cells("v10", paths=["eager"], temperatures=[0.0]),
+             cells("v10", paths=["graph"], fused=["draft"], batches=[8]), cells("v10", paths=["graph"], fused=["both"], kinds=["samplers", "k_sweep"])]
+    assert sorted(json.dumps(c.spec) for part in parts for c in part) == sorted(json.dumps(c.spec) for c in whole)
+    assert all(parts) and cells("v10", batches=[3]) == []
 
 
 def test_prompts_are_short_various_and_enough():
@@ -175,6 +191,21 @@ def test_time_is_up_between_cells(pair, tmp_path, capsys):
     assert "with 2 cells left: --resume goes on from here" in capsys.readouterr().out and not list(tmp_path.rglob("*.json"))
 
 
+def test_a_draft_is_read_without_its_features_too(pair):
+    """The same weights: an arm of its own, and what transformers reads; the record says that there are features."""
+    bare = Arm("bare", "torch_vectorised", 3)
+    assert pair.names["draft_features"] and pair.features and not takes_features(pair.bare) and takes_features(pair.draft)
+    assert all(ours is theirs for ours, theirs in zip(pair.bare.parameters(), pair.draft.model.parameters()))
+    for cell in (small(seeds=1, arms=(PLAIN, OURS, bare), temperature=0.0), small(path="graph", fused="draft", seeds=1, arms=(PLAIN, OURS, bare))):
+        record = llm_bench_records.LoopRecord(llm_bench.run_cell(pair, cell))
+        assert not record["left_out"] and record.measured() == [record.arm("speculation")]
+        assert record.arm("bare")["name"] == "speculation without features, torch_vectorised, K=3"
+        assert record.arm("bare")["tested"] and record.arm("bare")["runs"]["emitted"] != record.arm("speculation")["runs"]["emitted"]
+    without = llm_bench_pair.make_pair(pair.target, pair.bare, pair.prompts)
+    assert not without.names["draft_features"]
+    assert "bare: got a draft without features" in llm_bench.run_cell(without, small(seeds=1, arms=(PLAIN, bare)))["left_out"][str(bare)]
+
+
 def test_ngrams_draft_without_a_model(pair, tmp_path):
     without = llm_bench_pair.make_pair(pair.target, None, [[1, 2, 3, 1, 2], [4, 4, 4]], draft_name="ngram")
     made = llm_bench.run_cell(without, small(seeds=1))
@@ -263,7 +294,7 @@ def test_the_newest_pair_of_the_machine_is_taken(tmp_path):
     for record in made_up_loops.records():
         llm_bench_records.write(record, tmp_path)
     found = llm_bench_records.latest(llm_bench_records.load(tmp_path))
-    assert len(found) == len(cells("v9")) and {r["models"]["draft"] for r in found} == {"paper-16m"}
+    assert len(found) == len(cells("v10")) and {r["models"]["draft"] for r in found} == {"paper-16m"}
     assert llm_bench_records.latest([]) == [] and llm_bench_records.load(tmp_path, kind="k_sweep")[0]["kind"] == "k_sweep"
     (tmp_path / "paper" / "llm" / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="broken.json is not a JSON record"):
@@ -271,9 +302,9 @@ def test_the_newest_pair_of_the_machine_is_taken(tmp_path):
 
 
 def test_numbers_of_made_up_records():
-    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v9") if c.kind == kind)))
+    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v10") if c.kind == kind)))
                    for kind in ("compare", "k_sweep"))
-    plain, ours = main.arm("plain"), main.arm("speculation", "v9")
+    plain, ours = main.arm("plain"), main.arm("speculation", "v10")
     assert llm_bench_records.spread(llm_bench_records.speedups(plain, plain)) == {"median": 1.0, "p10": 1.0, "p90": 1.0}
     parts = llm_bench_records.step_ms(ours)
     assert parts["draft"] == pytest.approx(0.4 * parts["target"], rel=1e-6) and llm_bench_records.step_ms(main.arm("assisted")) is None
@@ -294,9 +325,12 @@ def test_numbers_of_made_up_records():
 
 def test_what_a_speedup_takes():
     """Costs are those of the record, and the acceptance that is told gives the speedup; where none does, it says so."""
-    graph, draft, none, eager = llm_bench_costs.costs([llm_bench_records.LoopRecord(r) for r in made_up_loops.records()])
-    assert [cost.draft_len for cost in graph] == list(range(1, 9)) and [cost.draft_len for cost in draft] == [4, 6]
-    assert [found[0].record["kind"] for found in (graph, draft, none, eager)] == ["k_sweep", "compare", "compare", "compare"]
+    records = [llm_bench_records.LoopRecord(r) for r in made_up_loops.records()]
+    graph, draft, eager = llm_bench_costs.costs(records)
+    assert [cost.draft_len for cost in graph] == [cost.draft_len for cost in draft] == list(range(1, 9))
+    assert [found[0].record["kind"] for found in (graph, draft, eager)] == ["k_sweep", "k_sweep", "compare"]
+    _, alone, _ = llm_bench_costs.costs([r for r in records if (r["kind"], r["fused"]) != ("k_sweep", "draft")])
+    assert [cost.draft_len for cost in alone] == [4, 6], "without a sweep, of the comparison, and not of the arm without features"
     third = graph[2]
     assert third.plain_steps == pytest.approx((0.3 * 2 + 2 + 0.02 + 0.1) / (2 + 0.02 + 0.1), rel=0.03)
     assert third.speedup(third.needed(1.8)) == pytest.approx(1.8) and third.speedup(third.needed(1.8) - 1e-3) < 1.8
@@ -312,8 +346,8 @@ def test_a_changed_sampler_makes_its_arms_stale(tmp_path):
         llm_bench_records.write(record, tmp_path)
     hashes = {name: name for name in made_up_loops.SAMPLER_MS}
     assert not any(r.stale for r in llm_bench_records.load(tmp_path, hashes))
-    stale = {r.stale for r in llm_bench_records.load(tmp_path, hashes | {"v9": "changed", "v1": "changed"}) if r["kind"] == "samplers"}
-    assert stale == {("v1", "v9")}
+    stale = {r.stale for r in llm_bench_records.load(tmp_path, hashes | {"v10": "changed", "v1": "changed"}) if r["kind"] == "samplers"}
+    assert stale == {("v1", "v10")}
 
 
 def test_the_command(monkeypatch, tmp_path, capsys, pair):
@@ -322,6 +356,7 @@ def test_the_command(monkeypatch, tmp_path, capsys, pair):
              "samplers",
              "--out", str(tmp_path / "r"), "--archive", str(tmp_path / "a.tar.gz"), "--stop-after", "0.000001"]
     assert cli.main(words) == 1 and "a.tar.gz: 0 files" in capsys.readouterr().out
+    assert cli.main([*words, "--batches", "3"]) == 2 and "--batches, --temperatures: got no cell" in capsys.readouterr().err
     assert cli.main([*words[:3], "--seeds", "0"]) == 2 and "--seeds" in capsys.readouterr().err
     monkeypatch.setattr(llm_bench_pair, "load_pair", lambda *_: (_ for _ in ()).throw(pretrained.ModelError("no such model")))
     assert cli.main(words) == 2 and "spec-toolkit llm-bench: no such model" in capsys.readouterr().err
