@@ -271,16 +271,24 @@ def llm_bench(args: argparse.Namespace) -> int:
 
 
 def add_distill(commands) -> None:
-    """`distill --out FOLDER --seconds 420`: a draft of the target's first layers, trained on the target's own texts."""
-    parser = commands.add_parser("distill", help="train a draft: the target's first three layers, on the target's own texts; minutes on a GPU")
+    """`distill --out FOLDER --seconds 420`: a draft of the target's first layers, trained on the target's own texts.
+
+    On several GPUs of a machine: torchrun --standalone --nproc-per-node=4 -m spec_toolkit.cli distill ...
+    """
+    parser = commands.add_parser("distill", help="train a draft: the target's first three layers, on the target's own texts; minutes on a GPU",
+                                 epilog="On four GPUs: torchrun --standalone --nproc-per-node=4 -m spec_toolkit.cli distill ...")
     parser.add_argument("--target", default="smollm2", metavar="NAME", help="smollm2 (the default), or a folder with a Llama, its .gguf or its weights")
     parser.add_argument("--out", default="outputs/draft", help="folder that receives weights and provenance.json (default: outputs/draft)")
     parser.add_argument("--seconds", type=float, default=420.0, help="of the whole command; the learning rate follows the clock (default: 420)")
     parser.add_argument("--device", help="cpu (small, to see that it works) or cuda (default: a GPU where there is one)")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), help="of the matrices (default: muon)")
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help="its highest value (default: 0.01 for muon, 0.002 for adamw)")
-    parser.add_argument("--batch", type=int, help="texts sampled at a time (default: 3072 on a GPU, which then holds 27 GB of keys and values)")
+    parser.add_argument("--batch", type=int, help="texts that each GPU samples at a time (default: 3072, which is 27 GB of keys and values)")
     parser.add_argument("--length", type=int, help="tokens of a text (default: 384 on a GPU)")
+    parser.add_argument("--rows", type=int, help="texts of a step on each GPU (default: 64)")
+    parser.add_argument("--depth", type=int, metavar="D", help="drafts of a step that are learned from (default: 3)")
+    parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help="take the target's hidden states (default: yes)")
+    parser.add_argument("--steps", type=int, help="stop after so many, which then drive the learning rate too")
     parser.add_argument("--seed", type=int, default=0, help="of texts and order (default: 0)")
     parser.add_argument("--start", metavar="FOLDER", help="go on from a draft that was trained before (give another --seed, for other texts)")
     parser.set_defaults(action=distill)

@@ -27,35 +27,18 @@ def laws(target_logits, draft_logits, heat, kl_weight):
     return variation, divergence, gradient.to(draft_logits.dtype)
 
 
-class Laws:
-    """`laws`, compiled where that works (on a GPU it reads the logits a few times instead of some twenty). `how` says which it is."""
-
-    def __init__(self, compile: bool):
-        self.function, self.how = (torch.compile(laws), "compiled") if compile else (laws, "eager")
-
-    def __call__(self, *given):
-        try:
-            return self.function(*given)
-        except Exception as error:  # the compiler's errors are of many kinds, and its absence is no reason not to train
-            if self.function is laws:
-                raise
-            self.function, self.how = laws, f"eager, for compiling failed: {type(error).__name__}"
-            return laws(*given)
-
-
 class _Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, draft_hidden, target_hidden, head, heat, weight, kl_weight, function):
-        gradient, sums = torch.empty_like(draft_hidden), torch.zeros(2, device=heat.device)
-        for start in range(0, len(heat), CHUNK):
-            rows = slice(start, start + CHUNK)
+        gradient, found = torch.empty_like(draft_hidden), torch.empty(2, len(heat), device=heat.device)
+        for rows in _chunks(len(heat)):
             target_logits, draft_logits = target_hidden[rows] @ head.T, draft_hidden[rows] @ head.T
             variation, divergence, by_logits = function(target_logits, draft_logits, heat[rows, None], kl_weight)
             gradient[rows] = (by_logits @ head) * weight[rows, None].to(head.dtype)
-            sums += torch.stack([variation @ weight[rows], divergence @ weight[rows]])
+            found[0, rows], found[1, rows] = variation, divergence
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(sums)
-        return sums[0] + kl_weight * sums[1], sums
+        ctx.mark_non_differentiable(found)
+        return (found[0] + kl_weight * found[1]) @ weight, found
 
     @staticmethod
     def backward(ctx, by_loss, _):
@@ -63,20 +46,29 @@ class _Distance(torch.autograd.Function):
 
 
 def distance(draft_hidden, target_hidden, head, heat, weight, kl_weight=0.5, function=laws):
-    """-> (loss, (total variation, KL) [2]): weighted means over n positions; the loss differentiable by draft_hidden.
+    """-> (loss [], total variation and KL [2, n]): the loss is their sum over n positions by `weight`, differentiable by draft_hidden.
 
     kl_weight: a number or a tensor [] on the device.
-    hidden [n, width] and head [vocab, width] of one dtype; heat, weight [n] float32, weight with a sum above 0.
+    hidden [n, width] and head [vocab, width] of one dtype; heat, weight [n] float32.
     """
-    return _Distance.apply(draft_hidden, target_hidden, head, heat, weight / weight.sum(), kl_weight, function)
+    return _Distance.apply(draft_hidden, target_hidden, head, heat, weight, kl_weight, function)
 
 
 @torch.no_grad()
-def overlaps(draft_hidden, target_hidden, head, heat):
-    """Acceptance by position, sum min(p, q) [n] float32, and whether both have the same likeliest word [n] bool."""
+def overlaps(draft_hidden, target_hidden, head, heat, drawn):
+    """By position: acceptance, sum min(p, q) [n] float32; whether both have the same likeliest word [n] bool; and the chance
+    min(1, q / p) that a step which emits the target's own word `drawn` [n] int64 does so by accepting it as a draft [n] float32."""
     found = []
-    for rows in (slice(start, start + CHUNK) for start in range(0, len(heat), CHUNK)):
+    for rows in _chunks(len(heat)):
         logits = [hidden[rows] @ head.T for hidden in (target_hidden, draft_hidden)]
         p, q = (F.softmax(row.float() / heat[rows, None], -1) for row in logits)
-        found.append((torch.minimum(p, q).sum(-1), logits[0].argmax(-1) == logits[1].argmax(-1)))
+        of_p, of_q = (law.gather(1, drawn[rows, None])[:, 0] for law in (p, q))
+        taken = (of_q / of_p.clamp(min=1e-30)).clamp(max=1)
+        found.append((torch.minimum(p, q).sum(-1), logits[0].argmax(-1) == logits[1].argmax(-1), taken))
     return tuple(torch.cat(each) for each in zip(*found))
+
+
+def _chunks(n):
+    """Slices of equal size, but for the last one, and at most CHUNK."""
+    size = -(-n // -(-n // CHUNK))
+    return [slice(start, start + size) for start in range(0, n, size)]

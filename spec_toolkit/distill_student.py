@@ -5,58 +5,77 @@ import math
 
 import torch
 
-from . import draft_weights
-from .distill_loss import Laws, distance, overlaps
+from . import distill_depths, draft_weights
+from .distill_compiled import Compiled
+from .distill_loss import distance, laws
+from .distill_positions import chosen
 
 
 class Student:
-    """The first `layers` layers of `target`, learning its laws. The target gets no gradients; embedding and head stay as they are."""
+    """The first layers of `target`, learning its laws as the Recipe says. The target gets no gradients; embedding and head stay.
 
-    def __init__(self, target, layers: int, learning_rate: float, kl_weight=0.5, kl_fall=0.8, weight_decay=0.02, warmup=0.02, clip=1.0,
-                 optimizer="muon"):
+    ranks: the processes that train together (distill_ranks.Ranks); each gives its own texts to `step`, at the same progress.
+    """
+
+    def __init__(self, target, recipe, ranks):
         target.requires_grad_(False)
-        self.draft, self.head = draft_weights.cut(target, layers), target.lm_head.weight
+        self.recipe, self.ranks = recipe, ranks
+        self.draft, self.head = draft_weights.cut(target, recipe.layers, recipe.features), target.lm_head.weight
         self.device, self.dtype = self.head.device, self.head.dtype
-        for module in (self.draft.model.layers, self.draft.model.norm):
+        for module in (self.draft.model.layers, self.draft.model.norm, *([self.draft.features] if recipe.features else [])):
             torch.nn.Module.float(module).requires_grad_(True)
         self.weights = [weight for weight in self.draft.parameters() if weight.requires_grad]
-        self.learning_rate, self.kl_weight, self.kl_fall, self.warmup, self.clip = learning_rate, kl_weight, kl_fall, warmup, clip
-        self.optimizers = _optimizers(self.weights, optimizer, weight_decay)
-        self.laws = Laws(compile=self.device.type == "cuda")
+        self.optimizers = _optimizers(self.weights, recipe.optimizer, recipe.weight_decay)
+        on_gpu = self.device.type == "cuda"
+        self.compiled = [Compiled(function, on_gpu) for function in (laws, distill_depths.before, distill_depths.behind)]
+        self.laws, *parts = self.compiled
+        self.parts = distill_depths.Parts(*parts)
+
+    @property
+    def how(self) -> dict[str, str]:
+        """Which of its functions are compiled."""
+        return dict(zip(("laws", "before attention", "behind attention"), (each.how for each in self.compiled)))
+
+    def warm_up(self, pool) -> None:
+        """A step at rate 0, which compiles; where that fails behind the forward, once more without."""
+        try:
+            self.step(pool, 0.0).tolist()
+        except Exception as error:
+            if all(each.function is each.plain for each in self.compiled):
+                raise
+            for each in self.compiled:
+                each.give_up(error)
+            self._forget()
+            self.step(pool, 0.0).tolist()
 
     def step(self, pool, progress: float):
-        """One step on the texts of a Pool, `progress` 0 to 1 through the schedule -> means (total variation, KL) [2], on the device."""
-        heat, weight = _by_position(pool)
-        kl_weight = torch.full((), self.kl_weight * (1 - self.kl_fall * progress), device=self.device)  # filled there: a copy would wait
-        loss, means = distance(self.read(pool.tokens), pool.hidden.flatten(0, 1), self.head, heat, weight, kl_weight, self.laws)
+        """One step on the texts of a Pool, `progress` 0 to 1 through the schedule -> means by depth [2, depth] of total variation and KL,
+        on the device."""
+        recipe = self.recipe
+        plain = torch.rand(len(pool.heat), device=self.device) < recipe.plain_share
+        places, weight, counts = chosen(pool, plain, recipe)
+        kl_weight = torch.full((), recipe.kl_weight * (1 - recipe.kl_fall * progress), device=self.device)  # a copy from here would wait
+        hidden = pool.hidden.masked_fill(plain[:, None, None], 0) if recipe.features else None
+        states = distill_depths.unrolled(self.draft, pool.tokens, hidden, recipe.depth, self.dtype, self.parts)
+        states = torch.cat([state.flatten(0, 1) for state in states]).index_select(0, places)
+        place = places % pool.tokens.numel()
+        heat = pool.heat.index_select(0, place // pool.tokens.shape[1])
+        loss, found = distance(states, pool.hidden.flatten(0, 1).index_select(0, place), self.head, heat, weight, kl_weight, self.laws)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
-        rate = self.learning_rate * schedule(progress, self.warmup)
+        self.ranks.average([each.grad for each in self.weights])
+        torch.nn.utils.clip_grad_norm_(self.weights, recipe.clip)
+        rate = recipe.learning_rate * schedule(progress, recipe.warmup)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             optimizer.step()
+        self._forget()
+        parts = zip((found * weight).split(counts, 1), recipe.depth_weights)
+        return torch.stack([each.sum(1) / share for each, share in parts], 1)
+
+    def _forget(self):
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        return means
-
-    def read(self, tokens):
-        """tokens [n, length] -> hidden states [n * length, width] in the target's dtype."""
-        return read(self.draft, tokens, self.dtype)
-
-
-def read(draft, tokens, dtype):
-    """A draft's hidden states behind its last norm [n * length, width] in `dtype`; float32 weights work in bfloat16 if that is `dtype`.
-
-    Layer by layer, without a mask (which means causal): the model's own forward looks, with the host, for texts packed into one row.
-    """
-    hidden = draft.model.embed_tokens(tokens).to(draft.model.norm.weight.dtype)
-    places = torch.arange(tokens.shape[1], device=tokens.device)[None]
-    mixed = hidden.dtype == torch.float32 and dtype == torch.bfloat16
-    with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=mixed):
-        turn = draft.model.rotary_emb(hidden, position_ids=places)
-        for layer in draft.model.layers:
-            hidden = layer(hidden, attention_mask=None, position_ids=places, position_embeddings=turn)
-        return draft.model.norm(hidden).flatten(0, 1).to(dtype)
 
 
 def schedule(progress: float, warmup: float) -> float:
@@ -64,33 +83,6 @@ def schedule(progress: float, warmup: float) -> float:
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
-
-
-@torch.no_grad()
-def acceptance(draft, head, pool, rows: int = 64) -> dict[str, dict]:
-    """By temperature of the pool's texts ("1" and "0.7"): the mean of sum min(p, q) over drawn tokens, both laws at that temperature;
-    how often target and draft have the same likeliest word; the number of tokens and the standard error over texts. Read `rows` texts
-    at a time."""
-    found = []
-    for chosen in torch.arange(len(pool.heat), device=pool.heat.device).split(rows):
-        part = pool.rows(chosen)
-        heat, weight = _by_position(part)
-        overlap, same = overlaps(read(draft, part.tokens, head.dtype), part.hidden.flatten(0, 1), head, heat)
-        counted = (overlap, same.float(), torch.ones_like(weight))
-        found.append(torch.stack([(each * weight).view(len(chosen), -1).sum(1) for each in counted]))
-    sums, said = torch.cat(found, 1).double().cpu(), {}
-    for heat in sorted(set(pool.heat.tolist()), reverse=True):
-        overlap, same, count = sums[:, (pool.heat == heat).cpu()]
-        mean = overlap.sum() / count.sum()
-        error = (overlap - mean * count).square().sum().sqrt() / count.sum()
-        said[f"{heat:.3g}"] = {"acceptance": round(float(mean), 4), "standard_error": round(float(error), 4),
-                               "same_likeliest_word": round(float(same.sum() / count.sum()), 4), "tokens": int(count.sum())}
-    return said
-
-
-def _by_position(pool):
-    """heat and weight [n * length] float32: of positions whose next token was drawn, 1."""
-    return pool.heat[:, None].expand(pool.tokens.shape).flatten(), pool.free.flatten().float()
 
 
 def _optimizers(weights, name, weight_decay):

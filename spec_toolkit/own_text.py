@@ -11,7 +11,7 @@ The target's hidden states are kept with the tokens: times its head they are its
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn import functional as F
@@ -32,20 +32,21 @@ class Turns:
 class Pool:
     """Texts of one model. tokens [n, length] int64; hidden [n, length, width], behind the last norm, where token i was read;
     free [n, length] bool: the token behind i was drawn from the model, neither given nor a chat's fixed words (the last one is cut off);
-    heat [n] float32, the temperatures. `hidden[i, j] @ head.T / heat[i]` is the log of the law that token j + 1 was drawn from, but for a
-    constant.
+    answer [n, length] bool: drawn, and in a turn of a chat's assistant; heat [n] float32, the temperatures. `hidden[i, j] @ head.T /
+    heat[i]` is the log of the law that token j + 1 was drawn from, but for a constant.
     """
     tokens: torch.Tensor
     hidden: torch.Tensor
     free: torch.Tensor
+    answer: torch.Tensor
     heat: torch.Tensor
 
     def rows(self, chosen) -> Pool:
-        return Pool(*(getattr(self, name)[chosen] for name in ("tokens", "hidden", "free", "heat")))
+        return Pool(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
     @staticmethod
     def together(pools) -> Pool:
-        return Pool(*(torch.cat([getattr(pool, name) for pool in pools]) for name in ("tokens", "hidden", "free", "heat")))
+        return Pool(**{field.name: torch.cat([getattr(pool, field.name) for pool in pools]) for field in fields(Pool)})
 
     @property
     def drawn(self) -> int:
@@ -60,7 +61,7 @@ class TextSampler:
         self.step, self.head, self.batch, self.length = LlamaStep(model, batch, length), model.lm_head.weight.detach(), batch, length
         device = self.head.device
         made = lambda *shape, dtype=torch.int64: torch.zeros(*shape, dtype=dtype, device=device)
-        self.tokens, self.free = made(batch, length + 1), made(batch, length, dtype=torch.bool)
+        self.tokens, (self.free, self.answer) = made(batch, length + 1), (made(batch, length, dtype=torch.bool) for _ in range(2))
         self.hidden = made(batch, length, self.head.shape[1], dtype=self.head.dtype)
         self.place, self.given, self.heat = made(1), made(batch), torch.ones(batch, 1, device=device)
         self.spoken, self.role = made(batch), made(batch)  # words of a turn's opening that are out (0: none is due); whose turn it is
@@ -76,7 +77,8 @@ class TextSampler:
 
     @torch.no_grad()
     def sample(self, openings, heat, seed: int) -> Pool:
-        """openings: `batch` lists of ids, each of 1 to `length` ids. heat: a number > 0 per text. Seeds PyTorch's generators."""
+        """openings: `batch` lists of ids, each of 1 to `length` ids; behind one whose last id ends a turn, the assistant speaks. heat: a
+        number > 0 per text. Seeds PyTorch's generators."""
         if len(openings) != self.batch or not all(1 <= len(ids) <= self.length for ids in openings):
             sizes = [len(ids) for ids in openings] or [0]
             raise ValueError(f"openings: got {len(openings)} of {min(sizes)} to {max(sizes)} ids, "
@@ -90,7 +92,7 @@ class TextSampler:
         for place in range(self.length):
             end = self._end(place)
             self.graphs[end].replay() if self.graphs else self._advance(end)
-        return Pool(self.tokens[:, :self.length].clone(), self.hidden.clone(), self.free.clone(), self.heat[:, 0].clone())
+        return Pool(*(each.clone() for each in (self.tokens[:, :self.length], self.hidden, self.free, self.answer, self.heat[:, 0])))
 
     def _end(self, place):
         return min((place // STRIDE + 1) * STRIDE, self.length)
@@ -107,8 +109,10 @@ class TextSampler:
         given = next_place < self.given
         token = torch.where(given, self.tokens.index_select(1, next_place)[:, 0], torch.where(speaking, word, drawn))
         self.tokens.index_copy_(1, next_place, token[:, None])
-        self.free.index_copy_(1, self.place, ~(given | speaking)[:, None])
-        ended = ~given & ~speaking & (token == self.end)
+        free = ~(given | speaking)
+        self.free.index_copy_(1, self.place, free[:, None])
+        self.answer.index_copy_(1, self.place, (free & (self.role == 0))[:, None])
+        ended = ~speaking & (token == self.end) & (next_place + 1 >= self.given)  # marks inside of an opening end nothing
         more = (self.spoken + 1) * (self.spoken < self.word_count[self.role])
         self.spoken.copy_(torch.where(speaking, more, ended.long()))
         self.role.copy_(torch.where(ended, 1 - self.role, self.role))

@@ -1,6 +1,7 @@
-"""What a model's own texts begin with: chats whose user it plays itself, and pieces of Python's library and its documentation.
+"""What a model's own texts begin with: questions of ours, chats whose user it plays itself, pieces of Python's library and documentation.
 
-Files are divided by their name: a tenth of them is held out, and only texts that are for measuring begin with a piece of these.
+Files are divided by their name, frames and subjects of questions by their place: a tenth is held out, and only texts that are for
+measuring begin with these.
 """
 from __future__ import annotations
 
@@ -10,25 +11,30 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+from . import own_text_questions
 from .own_text import Turns
 
-SOURCES = "the model itself (chats, and texts from its first token), opened by pieces of Python's standard library and pydoc_data.topics"
-# A chat whose user's message the model writes; one whose message begins with a piece; from the first token; a piece alone.
-SHARES = {"chat": 0.55, "chat_about": 0.15, "bare": 0.1, "piece": 0.2}
+SOURCES = ("the model itself (chats, and texts from its first token), opened by questions made of frames and subjects "
+           "(own_text_questions.py) and by pieces of Python's standard library and pydoc_data.topics")
+# A chat that is asked a question of ours; one whose user begins as such a question does; one whose user the model plays from the first
+# word; one whose user's message begins with a piece; a text from its first token; a piece alone.
+SHARES = {"chat_asked": 0.5, "chat_begun": 0.2, "chat": 0.1, "chat_about": 0.06, "bare": 0.05, "piece": 0.09}
 HELD_OUT = 10  # one file of so many
 MESSAGE = "\0"  # stands for the user's message in the template
 
 
 def openings(tokenizer, count: int, seed: int, held_out: bool = False) -> list[list[int]]:
-    """`count` openings, lists of ids, in random order."""
+    """`count` openings, lists of ids, in random order. One whose last id ends a turn is answered."""
     dice, encode = random.Random(seed), lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
-    before, texts = chat_prefix(tokenizer), pieces(held_out)
+    before, texts, end = chat_prefix(tokenizer), pieces(held_out), turns(tokenizer).end
     kinds = dice.choices(list(SHARES), list(SHARES.values()), k=count)
     made = []
     for kind in kinds:
         ids = list(before) if kind.startswith("chat") else []
         if kind in ("chat_about", "piece"):
             ids += _piece(dice, texts, encode)
+        if kind in ("chat_asked", "chat_begun"):
+            ids += _question(dice, encode, held_out, begun=kind == "chat_begun", end=end)
         made.append(ids or [first_id(tokenizer)])
     return made
 
@@ -73,6 +79,15 @@ def _piece(dice, texts, encode):
     start = dice.randrange(max(1, len(text) - 200))
     start = text.rfind("\n", 0, start) + 1  # a line's beginning
     return encode(text[start:start + 400])[:dice.randint(4, 48)]
+
+
+def _question(dice, encode, held_out, begun, end):
+    """A user's message: the first words of it, or the whole and the mark that ends it, unless the text that it speaks of is to come."""
+    text = own_text_questions.message(dice, held_out)
+    if begun:
+        words = text.split()
+        return encode(" ".join(words[:dice.randint(1, max(1, len(words) // 2))]))
+    return encode(text) + [end] * (end >= 0 and not text.endswith(":"))
 
 
 def _template(tokenizer):

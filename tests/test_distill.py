@@ -9,11 +9,15 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 
-from spec_toolkit import cli, distill_loss, distill_tiny, draft_weights, own_text_openings, plot_distill, pretrained
+from spec_toolkit import cli, distill_loss, distill_tiny, draft_weights, own_text_openings, own_text_questions, plot_distill, pretrained
 from spec_toolkit.chi_square import chi_square
 from spec_toolkit.distill import HEATS, Distillation, Recipe, distill
-from spec_toolkit.distill_student import acceptance, read, schedule
+from spec_toolkit.distill_compiled import Compiled
+from spec_toolkit.distill_depths import unrolled
+from spec_toolkit.distill_measure import acceptance
+from spec_toolkit.distill_student import schedule
 from spec_toolkit.distill_tiny import target as llama
+from spec_toolkit.llm_prompts import PROMPTS
 from spec_toolkit.own_text import TextSampler, Turns
 
 
@@ -58,9 +62,10 @@ def test_turns_are_opened_and_not_counted_as_drawn():
     end = 2
     pool = TextSampler(llama(), 8, 60, Turns(end, ((7, 8), (9,)))).sample([[1]] * 8, [1.5] * 8, seed=3)
     turned = 0
-    for text, free in zip(pool.tokens.tolist(), pool.free.tolist()):
+    for text, free, answer in zip(pool.tokens.tolist(), pool.free.tolist(), pool.answer.tolist()):
         closed, role, i = [], 0, 1
         while i < len(text) - 3:
+            assert answer[i - 1] == (free[i - 1] and role == 1)  # role 1: the assistant's turn has begun
             if text[i] == end:
                 opening = [(7, 8), (9,)][role]
                 assert tuple(text[i + 1:i + 1 + len(opening)]) == opening
@@ -71,16 +76,39 @@ def test_turns_are_opened_and_not_counted_as_drawn():
     assert turned > 8
 
 
+def test_an_opening_that_ends_a_turn_is_answered():
+    """The assistant's words stand behind it and are not drawn; a mark inside of an opening ends nothing."""
+    end = 2
+    pool = TextSampler(llama(), 2, 12, Turns(end, ((7, 8), (9,)))).sample([[1, 5, end], [1, end, 5]], [1.0, 1.0], seed=3)
+    assert pool.tokens[0, :5].tolist() == [1, 5, end, 7, 8] and pool.free[0, :5].tolist() == [False] * 4 + [True]
+    assert pool.answer[0, 4] and pool.free[1, 2] and not pool.answer[1, 2] and pool.tokens[1, :3].tolist() == [1, end, 5]
+
+
 def test_openings(words):
     tokenizer, _ = words
     assert own_text_openings.turns(tokenizer) == Turns(0, ((1, 3), (1, 2)))
     assert own_text_openings.chat_prefix(tokenizer) == [1, 4, 5, 0, 1, 2]
     made = own_text_openings.openings(tokenizer, 200, seed=1)
     assert made == own_text_openings.openings(tokenizer, 200, seed=1) != own_text_openings.openings(tokenizer, 200, seed=2)
-    chats = sum(ids[:6] == [1, 4, 5, 0, 1, 2] for ids in made)
-    assert 110 < chats < 170 and [1] in made
+    chats = [ids for ids in made if ids[:6] == [1, 4, 5, 0, 1, 2]]
+    assert 140 < len(chats) < 195 and [1] in made
+    assert 60 < sum(len(ids) > 7 and ids[-1] == 0 for ids in chats) < 120
     ours, theirs = (set(own_text_openings.pieces(held_out)) for held_out in (False, True))
     assert len(ours) > 5 * len(theirs) > 0 and not ours & theirs
+
+
+def test_questions_are_ours_and_a_tenth_is_held_out():
+    """None of the bench's prompts, nor six words of one in a row; held-out questions share no frame and no subject with the others."""
+    import random
+    made = [{own_text_questions.message(random.Random(i), held_out) for i in range(4000)} for held_out in (False, True)]
+    runs = lambda text: {tuple(words[i:i + 6]) for words in [text.lower().split()] for i in range(len(words) - 5)}
+    prompts = set().union(*map(runs, PROMPTS))
+    assert not any(runs(text) & prompts for texts in made for text in texts)
+    assert len(made[0]) > 1500 and 20 < len(made[1]) < 400 and not made[0] & made[1]
+    for _, frames, subjects in own_text_questions.KINDS.values():
+        for list_ in (frames, *[subjects] * (subjects is not None)):
+            ours, theirs = (own_text_questions.part(list_, held_out) for held_out in (False, True))
+            assert len(ours) > 3 * len(theirs) > 0 and set(ours) | set(theirs) == set(list_) and not set(ours) & set(theirs)
 
 
 def test_a_tokenizer_without_a_chat():
@@ -101,21 +129,24 @@ def test_the_loss_and_its_gradient(monkeypatch):
         return ((variation + 0.3 * (log_p.exp() * (log_p - log_q)).sum(-1)) * weight).sum() / weight.sum()
     ours, theirs = draft.clone().requires_grad_(), draft.clone().requires_grad_()
     monkeypatch.setattr(distill_loss, "CHUNK", 4)
-    loss, means = distill_loss.distance(ours, target, head, heat, weight, 0.3)
+    loss, found = distill_loss.distance(ours, target, head, heat, weight / weight.sum(), 0.3)
+    means = found @ (weight / weight.sum())
     expected = wanted(theirs)
     loss.backward(), expected.backward()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert float(means[0] + 0.3 * means[1]) == pytest.approx(float(loss.detach()), rel=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
-    overlap, same = distill_loss.overlaps(draft, target, head, heat)
+    overlap, same, taken = distill_loss.overlaps(draft, target, head, heat, torch.arange(11))
     assert float((1 - overlap) @ weight / weight.sum()) == pytest.approx(float(means[0]), rel=1e-5)
     assert torch.equal(same, (draft @ head.T).argmax(-1) == (target @ head.T).argmax(-1))
+    p, q = ((h @ head.T / heat[:, None]).softmax(-1).diagonal() for h in (target, draft))
+    torch.testing.assert_close(taken, (q / p).clamp(max=1).float(), rtol=1e-4, atol=1e-6)
 
 
 def test_compiling_that_fails_is_no_reason_not_to_train():
     def broken(*_):
         raise RuntimeError("no compiler")
-    function = distill_loss.Laws(compile=False)
+    function = Compiled(distill_loss.laws, compile=False)
     function.function = broken
     row = torch.randn(2, 5)
     assert torch.equal(function(row, row, torch.ones(2, 1), 0.5)[2], torch.zeros(2, 5))
@@ -128,7 +159,7 @@ def test_schedule():
     assert [schedule(x, 0.1) for x in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
-TINY = {"batch": 64, "length": 32, "rows": 32, "held_out": 64, "seconds": 600}
+TINY = {"depth": 2, "batch": 64, "length": 32, "rows": 32, "held_out": 64, "seconds": 600}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +177,7 @@ def test_the_draft_learns(trained):
     for heat in ("1", "0.7"):
         assert said["acceptance"][heat]["acceptance"] > first["acceptance"][heat] + 0.1, (first, said["acceptance"])
     assert last["train_total_variation"] < 1 - first["acceptance"]["1"] - 0.05
-    assert "held out: T=1" in lines[0] and "as written, on held-out texts" in lines[-1]
+    assert "held out: all T=1" in lines[0] and "; answers T=1" in lines[0] and "as written, on held-out texts" in lines[-1]
 
 
 def test_adamw_learns_too(words, tmp_path):
@@ -169,7 +200,7 @@ def test_the_weights_come_back(trained):
     tokens = torch.arange(12)[None]
     with torch.no_grad():
         assert not torch.allclose(draft(tokens).logits, draft_weights.cut(target, 2)(tokens).logits, atol=0.1)
-        torch.testing.assert_close(draft(tokens).logits[0], read(draft, tokens, torch.float32) @ target.lm_head.weight.T)
+        torch.testing.assert_close(draft(tokens).logits, unrolled(draft, tokens)[0] @ target.lm_head.weight.T)
 
 
 def test_a_target_in_bfloat16(words, tmp_path):
@@ -216,13 +247,16 @@ def test_acceptance_is_a_mean_over_drawn_tokens():
     target = llama()
     pool = TextSampler(target, 6, 20).sample([[1], [2] * 15] * 3, [1.0, 1.0, 0.7] * 2, seed=2)
     itself = acceptance(target, target.lm_head.weight, pool, rows=4)
-    assert {heat: m["acceptance"] for heat, m in itself.items()} == {"1": 1.0, "0.7": 1.0} and itself["1"]["same_likeliest_word"] == 1.0
-    assert sum(m["tokens"] for m in itself.values()) == pool.drawn
+    assert set(itself) == {"all", "rest"} and itself["all"] == itself["rest"]
+    assert {heat: m["acceptance"] for heat, (m,) in itself["all"].items()} == {"1": 1.0, "0.7": 1.0}
+    assert itself["all"]["1"][0]["same_likeliest_word"] == 1.0 and sum(m["tokens"] for m, in itself["all"].values()) == pool.drawn
     draft = draft_weights.cut(target, 1)
-    overlap, _ = distill_loss.overlaps(read(draft, pool.tokens, torch.float32).detach(), pool.hidden.flatten(0, 1), target.lm_head.weight,
-                                       pool.heat.repeat_interleave(20))
+    states = unrolled(draft, pool.tokens)[0].detach().flatten(0, 1)
+    overlap, *_ = distill_loss.overlaps(states, pool.hidden.flatten(0, 1), target.lm_head.weight, pool.heat.repeat_interleave(20),
+                                        pool.tokens.flatten())
     chosen = (pool.free & (pool.heat == 1)[:, None]).flatten()
-    assert acceptance(draft, target.lm_head.weight, pool)["1"]["acceptance"] == pytest.approx(float(overlap[chosen].mean()), abs=1e-4)
+    found = acceptance(draft, target.lm_head.weight, pool)["all"]["1"][0]
+    assert found["acceptance"] == pytest.approx(float(overlap[chosen].mean()), abs=1e-4)
 
 
 def test_shards_stay_below_the_limit(monkeypatch, tmp_path):
