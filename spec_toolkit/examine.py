@@ -102,7 +102,7 @@ def laws(level="quick", kind="probs") -> dict:
         target, draft, tokens = law_rows(1, 2049)
         found["one draft, 2049 ids"] = {"target_rows": target, "draft_rows": draft, "draft_tokens": tokens}
         found["three drafts drawn, 4 ids"] = {"target_rows": even(4, 4), "draft_rows": even(3, 4)}
-    return {name: {**arguments, "kind": kind} for name, arguments in found.items()} if level != "few" else dict(list(found.items())[:2])
+    return {name: {**arguments, "kind": kind} for name, arguments in list(found.items())[:2 if level == "few" else None]}
 
 
 def examine_laws(sampler, level, device, seed, draws=None, kind="probs"):
