@@ -11,6 +11,7 @@ import torch
 from .draft_chain import Chain, KnownStates
 from .drafting import Draft, DraftNumbers, ModelDrafter, draw
 from .static_llama import StaticLlama
+from .static_model import ROUND_SLOTS
 
 
 class FeatureDrafter(ModelDrafter):
@@ -30,7 +31,7 @@ class FeatureDrafting:
     def begin(self, hidden, slots: int) -> None:
         """hidden [batch, n, width]: of the target, where it has read the prompts but for their last tokens; None: all have one token.
         slots: of the longest text, with two more and a step's drafts."""
-        batch, device = len(self.texts), self.model.device
+        batch, device, slots = len(self.texts), self.model.device, -(-slots // ROUND_SLOTS) * ROUND_SLOTS
         self.known = KnownStates(batch, slots, self.model.config.hidden_size, self.model.dtype, device)
         self.chain = Chain(StaticLlama(self.model, batch, slots), self.rows, self.known)
         self.offsets = torch.arange(self.draft_len + 1, device=device)  # from the last token to all that the target reads in a step

@@ -25,12 +25,11 @@ from .graph_step import Step
 from .llm import Decoder, append, emitted
 from .sampler import load_sampler
 from .static_llama import StaticLlama
-from .static_model import StaticModel
+from .static_model import ROUND_SLOTS, StaticModel
 from .verifier import BEST, row_dtype
 
-ROUND_SLOTS = 64  # caches grow by so many slots
 FUSED = {"none": (), "draft": ("draft",), "both": ("target", "draft")}
-KEPT = 6          # shapes whose buffers and graphs are kept
+KEPT = 6  # shapes whose buffers and graphs are kept
 
 
 class GraphDecoder(Decoder):

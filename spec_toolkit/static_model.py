@@ -16,6 +16,7 @@ import torch
 from .cached_model import last_states
 
 ATTENTION = ("sdpa", "eager")     # these take an additive mask as it is
+ROUND_SLOTS = 64                  # slots are a multiple: rows of masks are then aligned, as attention on a GPU wants them
 MOVING_ROPE = ("dynamic", "longrope")  # these look at the positions on the host, or change with them
 
 

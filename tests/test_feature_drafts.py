@@ -6,10 +6,11 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tiny_llm import PROMPTS, REPEATING, VOCAB, law_test, naive, speculation_follows_the_law
+from tiny_llm import PROMPTS, REPEATING, VOCAB, NoLooks, law_test, naive, speculation_follows_the_law
 
 from spec_toolkit import draft_weights
 from spec_toolkit.draft_chain import Chain, KnownStates
+from spec_toolkit.feature_drafting import FeatureDrafter
 from spec_toolkit.features import attach, takes_features, with_features
 from spec_toolkit.graph_decoder import GraphDecoder
 from spec_toolkit.llm import Decoder
@@ -182,6 +183,19 @@ def test_kept_states():
     assert torch.equal(got[0], torch.cat([torch.zeros(2, 3), hidden[0]])) and torch.equal(got[1, 1:3], hidden[1]) and not got[1, ::3].any()
     known.clear()
     assert not known.held.any()
+
+
+def test_drafting_does_not_look_at_the_host(target, draft):
+    """In the eager loop, which copies the ends of the texts to the device and reads nothing back."""
+    texts, positions = [list(prompt) for prompt in PROMPTS], torch.tensor([len(prompt) for prompt in PROMPTS])
+    state = FeatureDrafter(draft, 3).start(texts, vocab=97, dtype=torch.float32, temperature=torch.ones(3), seeds=torch.arange(3))
+    state.begin(None, 40)
+    state.draft(texts, positions)  # makes its random numbers
+    with NoLooks():
+        found = state.draft(texts, positions)
+        state.hear(torch.zeros(3, 4, 16, dtype=torch.float64), positions)
+    assert found.tokens.shape == (3, 3) and found.logits.shape == (3, 3, 97) and found.counts == [3, 3, 3]
+    assert state.chain.model.slots == 64, "rounded up"
 
 
 def test_weights_from_a_file_are_read_with_their_features(target, tmp_path):

@@ -7,11 +7,10 @@ import sys
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("transformers")
 
-from tiny_llm import KINDS, PROMPTS, REPEATING, VOCAB, drafts, law_test, naive, speculation_follows_the_law
+from tiny_llm import KINDS, PROMPTS, REPEATING, VOCAB, NoLooks, drafts, law_test, naive, speculation_follows_the_law
 
 from spec_toolkit import graph_capture, load_sampler
 from spec_toolkit.bound_baseline import BoundBaseline, can_be_bound
@@ -144,15 +143,6 @@ def test_the_tests_refuse_what_is_wrong(small, target, monkeypatch):
 
 
 # ---- what a graph could not hold -----------------------------------------------------------------------------------------
-
-class NoLooks(TorchDispatchMode):
-    """Refuses what would make the host wait for a device, or what has a shape that only the device knows."""
-    REFUSED = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_dim", "_unique2")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func._schema.name.removeprefix("aten::") not in self.REFUSED, f"{func} looks at the host"
-        return func(*args, **kwargs or {})
-
 
 @pytest.mark.parametrize("kind, fused", [("model", "none"), ("model", "both"), ("with features", "none"), ("with features", "both"), ("ngram", "none")])
 def test_no_function_of_a_step_looks_at_the_host(target, kind, fused):

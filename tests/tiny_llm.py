@@ -1,5 +1,6 @@
 """Ways to draft for the tiny random models of loop_law.py, and its test of the law as the tests here ask it."""
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spec_toolkit import loop_law
 from spec_toolkit.drafting import NO_TOKEN, Draft, NgramDrafter
@@ -47,6 +48,15 @@ def naive(model, prompt, count):
     for _ in range(count):
         text.append(int(model(torch.tensor([text])).logits[0, -1].argmax()))
     return text[len(prompt):]
+
+
+class NoLooks(TorchDispatchMode):
+    """Refuses what would make the host wait for a device, or what has a shape that only the device knows."""
+    REFUSED = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_dim", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name.removeprefix("aten::") not in self.REFUSED, f"{func} looks at the host"
+        return func(*args, **kwargs or {})
 
 
 REPEATING = [1, 2, 3, 1, 2, 4, 1, 2]
