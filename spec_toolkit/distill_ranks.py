@@ -60,7 +60,7 @@ def joined(device: str) -> tuple[Ranks, str]:
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: its name need not resolve to an address
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=torch.device(device) if on_gpu else None)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     return Ranks(rank, size, dist.new_group(backend="gloo", timeout=PATIENCE)), device
 
 

@@ -19,9 +19,9 @@ class Recipe:
     layers: int = 3
     features: bool = True
     depth: int = 3
-    batch: int = 3072          # texts of a pool
-    length: int = 384          # tokens of a text
-    rows: int = 64             # texts of a training step
+    batch: int = 4096          # texts of a pool
+    length: int = 256          # tokens of a text
+    rows: int = 96             # texts of a training step
     pools_kept: int = 4        # how often a text is read: sampling takes several times as long as reading it once
     held_out: int = 512        # texts to measure on
     first_share: float = 0.5   # of the positions of a step, so many have their first draft's law compared

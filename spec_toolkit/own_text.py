@@ -1,6 +1,6 @@
 """A language model's own texts, many at a time: what a draft of it is distilled on.
 
-    sampler = TextSampler(model, batch=3072, length=384, turns=turns(tokenizer))
+    sampler = TextSampler(model, batch=4096, length=256, turns=turns(tokenizer))
     pool = sampler.sample(openings, heat, seed=7)   # openings: lists of ids that the texts begin with
 
 All texts grow by one token a step, from their first token on: an opening is read like a text whose next token is given, so there is

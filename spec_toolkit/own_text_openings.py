@@ -18,7 +18,7 @@ SOURCES = ("the model itself (chats, and texts from its first token), opened by 
            "(own_text_questions.py) and by pieces of Python's standard library and pydoc_data.topics")
 # A chat that is asked a question of ours; one whose user begins as such a question does; one whose user the model plays from the first
 # word; one whose user's message begins with a piece; a text from its first token; a piece alone.
-SHARES = {"chat_asked": 0.5, "chat_begun": 0.2, "chat": 0.1, "chat_about": 0.06, "bare": 0.05, "piece": 0.09}
+SHARES = {"chat_asked": 0.75, "chat_begun": 0.08, "chat": 0.04, "chat_about": 0.04, "bare": 0.04, "piece": 0.05}
 HELD_OUT = 10  # one file of so many
 MESSAGE = "\0"  # stands for the user's message in the template
 
@@ -82,12 +82,12 @@ def _piece(dice, texts, encode):
 
 
 def _question(dice, encode, held_out, begun, end):
-    """A user's message: the first words of it, or the whole and the mark that ends it, unless the text that it speaks of is to come."""
+    """A user's message: the first words of it, or the whole and the mark that ends it."""
     text = own_text_questions.message(dice, held_out)
     if begun:
         words = text.split()
         return encode(" ".join(words[:dice.randint(1, max(1, len(words) // 2))]))
-    return encode(text) + [end] * (end >= 0 and not text.endswith(":"))
+    return encode(text) + [end] * (end >= 0)
 
 
 def _template(tokenizer):

@@ -1,7 +1,6 @@
-"""What users ask of an assistant, put together from frames and subjects of our own: the openings of chats that a model plays by itself.
-
-A message that ends with a colon lacks the text it speaks of; the model goes on with it, as the user. Every tenth frame and every tenth
-subject of a kind is held out: messages to measure on are made of these alone, messages to train on of the others.
+"""What users ask of an assistant, put together from frames and subjects of our own: a small model answers such questions well, and is
+poor at inventing them. Every tenth frame, subject and text is held out: messages to measure on are made of these alone, messages to train
+on of the others.
 """
 from __future__ import annotations
 
@@ -76,16 +75,60 @@ TASKS = ("reverses a string", "sorts a list of names", "counts the words of a fi
          "merges two dictionaries", "finds duplicates in a list", "downloads a web page", "converts temperatures", "removes blank lines",
          "generates random passwords", "validates an e-mail address", "draws a triangle of stars", "computes a moving average",
          "parses a date", "implements a stack", "plays tic-tac-toe", "logs errors to a file", "transposes a matrix", "renames many files")
+# What stands behind the frames of "texts".
+TEXTS = (
+    "The bus did not come, so we walked home along the river and arrived after dark.",
+    "Please find attached the figures for March. Sales rose a little, costs rose more.",
+    "Him and me was going to the shop but they was closed already.",
+    "The new library has three floors, a reading garden and forty computers. It opens on Monday at nine.",
+    "I bought this kettle in June. It leaks, the lid is loose, and nobody answers my calls.",
+    "Plants take in carbon dioxide through small openings in their leaves and give off oxygen by day.",
+    "Dear neighbours, our roof will be repaired next week. There will be noise in the mornings. We are sorry.",
+    "Anna Berg met Tom Silva in Lisbon on 4 May 1998; they founded their company two years later.",
+    "The film is too long, but the actors are wonderful and the music stays with you.",
+    "budget approved - hire two people - Maria writes the advert - interviews in August",
+    "Can you tell me what time the museum closes and whether children pay?",
+    "In recent years more and more young people have been choosing to rent instead of buying a house of their own.",
+    "The cat sat by the window all afternoon and watched the snow cover the garden.",
+    "Our team lost the final by one point. The coach said that she was proud of every player.",
+    "I can't come to your party because my sister is ill. I will bring the cake on Sunday.",
+    "The committee decided that a decision should be decided upon at a later meeting of the committee.",
+    "Sleep helps the brain to store what was learned by day, which is why short nights hurt marks at school.",
+    "your order number 5512 has been delayed, we expect it on the 12th",
+    "The hotel was clean and the staff were kind, but our room faced a loud street.",
+    "She opened the box, saw the ring, and understood at once who had sent it.",
+    "Wash the rice, add two cups of water, cook it for fifteen minutes and let it rest.",
+    "The river rose by two metres in one night, and forty families had to leave their homes.",
+    "We regret to inform you that your application was not successful this time.",
+    "Me and my brother has built a boat, it don't float but we is happy.",
+    "The phone is light and fast, the camera is poor, and the battery lasts two days.",
+    "The city plans to close the old bridge to cars in 2027 and to give it to cyclists.",
+    "Thank you for the flowers! They stand on my desk, and everyone asks who sent them.",
+    "A study of 900 adults found that those who walked daily reported fewer headaches.",
+    "to do: call the plumber, pay the rent, book train tickets, water the plants",
+    "The lecture was moved to the big hall since so many students wanted to hear it.",
+)
+# What stands behind some of the other messages.
+WISHES = ("Keep it short.", "Use simple words.", "Give an example.", "Answer in one paragraph.", "I am twelve years old.", "Be precise.",
+          "Write at most 100 words.", "Use bullet points.", "Please be honest.", "I know nothing about it.", "Make it interesting.",
+          "Explain your choice.", "Thank you!", "It is for school.", "Go step by step.", "Use numbers where you can.", "Be friendly.",
+          "Start with the most important point.", "No introduction, please.", "End with a question.")
+WISHED = 0.3  # so many have one
 
 
 def message(dice: random.Random, held_out: bool = False) -> str:
     """One message of a user, by the dice."""
     name = dice.choices(list(KINDS), [share for share, _, _ in KINDS.values()])[0]
+    one = lambda list_: dice.choice(part(list_, held_out))
     _, frames, subjects = KINDS[name]
-    frame = dice.choice(part(frames, held_out))
+    frame = one(frames)
     if subjects is None:
-        return frame.format(*(dice.choice(part(list_, held_out)) for list_ in (LANGUAGES, TASKS)))
-    return frame.format(*dice.sample(part(subjects, held_out), frame.count("{}")))
+        text = frame.format(one(LANGUAGES), one(TASKS))
+    else:
+        text = frame.format(*dice.sample(part(subjects, held_out), frame.count("{}")))
+    if name == "texts":
+        return f"{text} {one(TEXTS)}"
+    return f"{text} {one(WISHES)}" if dice.random() < WISHED else text
 
 
 def part(list_, held_out: bool):
