@@ -166,7 +166,7 @@ class Distillation:
                 "target": {"name": self.name, "layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
                            "vocab_size": config.vocab_size},
                 "trained_parameters": sum(weight.numel() for weight in self.student.weights), "texts": SOURCES, "finished": finished,
-                "recipe": asdict(self.recipe), "loss": loss, "how": self.student.how, "gpus": self.ranks.size if on_gpu else 0,
+                "recipe": asdict(self.recipe), "loss": loss, "how": self.student.how, "processes": self.ranks.size,
                 "temperatures": {f"{heat:g}": share for heat, share in zip(*HEATS)}, "seed": self.recipe.seed,
                 "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
                 "pools": self.sampled - 1, "seconds": round(time.monotonic() - self.started, 1),

@@ -11,10 +11,11 @@ from .tables import markdown
 def hardware(said: dict) -> str:
     """One line: what was trained, on what, for how long, on how many tokens."""
     where, recipe = said["environment"], said["recipe"]
-    on = where["gpu"] or f"a CPU ({where['platform']})"
+    on = (f"{said.get('processes', 1)} x " if said.get("processes", 1) > 1 else "") + (where["gpu"] or f"a CPU ({where['platform']})")
     return (f"{said['layers']} of {said['target']['layers']} layers of {said['target']['name'] or 'the target'}, "
             f"{said['trained_parameters'] / 1e6:.3g} M trained parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, "
-            f"{said['steps']:,} steps of {recipe['rows']} texts of {recipe['length']} tokens ({said['tokens'] / 1e6:.3g} M read, "
+            f"{said['steps']:,} steps of {recipe['rows'] * said.get('processes', 1)} texts of {recipe['length']} tokens "
+            f"({said['tokens'] / 1e6:.3g} M read, "
             f"{said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
             f"{recipe['optimizer']}, seed {said['seed']}" + ("" if said["finished"] else "; cut off before its end"))
 
@@ -44,7 +45,18 @@ def curve(said: dict) -> plot.Chart:
 
 
 def table(said: dict) -> str:
-    """Markdown: acceptance of the weights as they were written, by temperature, beside what the untrained layers had."""
+    """Markdown: acceptance of the weights as they were written, by temperature, beside what they had when the training began."""
     rows = [[heat, f"{said['curve'][0]['acceptance'][heat]:.3f}", f"{m['acceptance']:.3f} ± {m['standard_error']:.3f}",
              f"{m['same_likeliest_word']:.0%}", f"{m['tokens']:,}"] for heat, m in said["acceptance"].items()]
-    return markdown(["temperature", "untrained", "acceptance", "same likeliest word", "held-out tokens"], rows)
+    return markdown(["temperature", "at first", "acceptance", "same likeliest word", "held-out tokens"], rows)
+
+
+def depths(said: dict) -> str:
+    """Markdown: acceptance by kind of text and temperature, of each draft of a step, and of the first one without features."""
+    plain, rows = said["acceptance_without_features"] or {}, []
+    for kind, of_kind in said["acceptance_by_kind"].items():
+        for heat, by_depth in of_kind.items():
+            rows.append([kind, heat, *(f"{m['acceptance']:.3f} ± {m['standard_error']:.3f}" for m in by_depth),
+                         *([f"{plain[kind][heat][0]['acceptance']:.3f}"] if plain else [])])
+    drafts = [f"draft {d}" for d in range(1, said["recipe"]["depth"] + 1)]
+    return markdown(["tokens", "temperature", *drafts, *["draft 1 without features"] * bool(plain)], rows)

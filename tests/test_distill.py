@@ -326,6 +326,11 @@ def test_the_figure_and_table_of_a_training(trained, tmp_path):
     assert list(left.lines[1].get_ydata()) == [point["train_kl"] for point in said["curve"][1:]]
     assert "2 of 4 layers of tiny" in plot_distill.hardware(said) and "80 steps of 32 texts" in plot_distill.hardware(said)
     assert "cut off before its end" in plot_distill.hardware(said | {"finished": False})
+    assert "80 steps of 128 texts" in plot_distill.hardware(said | {"processes": 4})
+    by_depth, plain = said["acceptance_by_kind"]["answers"]["1"], said["acceptance_without_features"]["answers"]["1"]
+    (row,) = [line for line in plot_distill.depths(said).splitlines() if line.startswith("| answers | 1 |")]
+    assert [cell.split()[0] for cell in row.split("|")[3:-1]] == [f"{m['acceptance']:.3f}" for m in (*by_depth, *plain)]
+    assert "without features" not in plot_distill.depths(said | {"acceptance_without_features": None})
     assert f"| 1 | {said['curve'][0]['acceptance']['1']:.3f} | {said['acceptance']['1']['acceptance']:.3f} ±" in plot_distill.table(said)
 
 

@@ -142,7 +142,7 @@ def test_a_draft_with_features_learns_at_every_depth(target, trained):
         assert last["answers"]["1"][d]["acceptance"] > first["acceptance_of_answers"]["1"][d] + 0.04
     assert len(said["curve"][-1]["train_total_variation_by_depth"]) == 3
     assert said["acceptance_without_features"]["all"]["1"][0]["acceptance"] > first["acceptance"]["1"] + 0.04
-    assert said["gpus"] == 0 and said["how"]["laws"] == "eager"
+    assert said["processes"] == 1 and said["how"]["laws"] == "eager"
 
 
 def test_going_on_with_and_without_features(target, trained, tmp_path):
@@ -236,7 +236,7 @@ def test_two_processes_train_one_draft(tmp_path):
     assert torch.equal(first["pools"][-1], alone["pools"][-1]) and not torch.equal(first["pools"][-1], second["pools"][-1])
     assert first["drawn"] == second["drawn"] > alone["drawn"]
     said = json.loads((tmp_path / "two" / "provenance.json").read_text())
-    assert said["steps"] == 5 and said["tokens"] == 2 * 5 * 8 * 24 and said["finished"]
+    assert said["processes"] == 2 and said["steps"] == 5 and said["tokens"] == 2 * 5 * 8 * 24 and said["finished"]
 
 
 def test_the_command_without_features(tmp_path, capsys):
