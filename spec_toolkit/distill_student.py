@@ -9,6 +9,7 @@ from . import distill_depths, draft_weights
 from .distill_compiled import Compiled
 from .distill_loss import distance, laws
 from .distill_positions import chosen
+from .features import takes_features
 
 
 class Student:
@@ -25,7 +26,7 @@ class Student:
         for module in (self.draft.model.layers, self.draft.model.norm, *([self.draft.features] if recipe.features else [])):
             torch.nn.Module.float(module).requires_grad_(True)
         self.weights = [weight for weight in self.draft.parameters() if weight.requires_grad]
-        self.optimizers = _optimizers(self.weights, recipe.optimizer, recipe.weight_decay)
+        self.optimizers = _optimizers(self.draft, recipe.optimizer, recipe.weight_decay)
         on_gpu = self.device.type == "cuda"
         self.compiled = [Compiled(function, on_gpu) for function in (laws, distill_depths.before, distill_depths.behind)]
         self.laws, *parts = self.compiled
@@ -85,13 +86,18 @@ def schedule(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
-def _optimizers(weights, name, weight_decay):
+def _optimizers(draft, name, weight_decay):
     """Muon's steps are scaled to the size of AdamW's. The vectors are the norms' weights, some of them near 0.04: AdamW moves a weight by
-    up to its rate, so that they get a tenth of the rate that suits Muon and matrices of 0.2."""
-    if name == "adamw":
-        return [torch.optim.AdamW([{"params": weights, "share": 1.0}], betas=(0.9, 0.95), weight_decay=weight_decay)]
-    if name != "muon":
+    up to its rate, so that they get a tenth of the rate that suits Muon and matrices of 0.2. So does the matrix of features, which begins
+    at zero and is added to embeddings near 0.1: at the full rate it would drown them within a few steps."""
+    if name not in ("muon", "adamw"):
         raise ValueError(f"optimizer: got {name!r}, accepted: muon, adamw")
-    matrices, vectors = ([weight for weight in weights if (weight.ndim == 2) == wanted] for wanted in (True, False))
-    return [torch.optim.Muon([{"params": matrices, "share": 1.0}], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW([{"params": vectors, "share": 0.1}], betas=(0.9, 0.95), weight_decay=0.0)]
+    features = [draft.features.weight] if takes_features(draft) else []
+    layers = [weight for weight in draft.parameters() if weight.requires_grad and not any(weight is each for each in features)]
+    matrices, vectors = ([weight for weight in layers if (weight.ndim == 2) == wanted] for wanted in (True, False))
+    groups = [{"params": matrices, "share": 1.0}, *([{"params": features, "share": 0.1}] if features else [])]
+    adam = {"betas": (0.9, 0.95)}
+    if name == "adamw":
+        return [torch.optim.AdamW([*groups, {"params": vectors, "share": 1.0}], weight_decay=weight_decay, **adam)]
+    return [torch.optim.Muon(groups, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([{"params": vectors, "share": 0.1}], weight_decay=0.0, **adam)]

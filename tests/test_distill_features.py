@@ -19,7 +19,7 @@ from spec_toolkit.distill_measure import acceptance
 from spec_toolkit.distill_positions import chosen
 from spec_toolkit.distill_recipe import Recipe
 from spec_toolkit.features import takes_features, with_features
-from spec_toolkit.own_text import Pool, TextSampler, Turns
+from spec_toolkit.own_text import TextSampler, Turns
 
 TINY = {"layers": 2, "batch": 64, "length": 32, "rows": 32, "held_out": 64, "seconds": 600, "learning_rate": 5e-3}
 
@@ -136,7 +136,7 @@ def test_a_draft_with_features_learns_at_every_depth(target, trained):
     folder, said = trained
     first, last = said["curve"][0], said["acceptance_by_kind"]
     assert takes_features(draft_weights.load(target, folder)) and said["recipe"]["features"] and said["recipe"]["depth"] == 3
-    assert draft_weights.load(target, folder).features.weight.abs().max() > 0.01
+    assert draft_weights.load(target, folder).features.weight.abs().max() > 0.005
     assert said["acceptance"] == {heat: by_depth[0] for heat, by_depth in last["all"].items()}
     for d in range(3):
         assert last["answers"]["1"][d]["acceptance"] > first["acceptance_of_answers"]["1"][d] + 0.04
@@ -247,3 +247,19 @@ def test_the_command_without_features(tmp_path, capsys):
     said = json.loads((tmp_path / "draft" / "provenance.json").read_text())
     assert said["recipe"]["depth"] == 1 and not said["recipe"]["features"]
     assert cli.main([*given, "--depth", "2"]) == 2 and "depth: got 2, accepted: 1 without features" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_depths_are_the_same_and_a_step_is_compiled(draft, pool):
+    """All depths against the CPU's, in float32; then a step in bfloat16, whose functions all compile."""
+    found = unrolled(draft, pool.tokens, pool.hidden, depth=3)
+    on_gpu = unrolled(draft.to("cuda"), pool.tokens.cuda(), pool.hidden.cuda(), depth=3)
+    for ours, theirs in zip(on_gpu, found):
+        torch.testing.assert_close(ours.cpu(), theirs, atol=2e-3, rtol=1e-2)
+    large = distill_tiny.target().to("cuda", torch.bfloat16)
+    texts = TextSampler(large, 64, 64).sample([[1, 2]] * 64, [1.0] * 64, seed=1)
+    student = distill_student.Student(large, Recipe(**TINY | {"length": 64}), distill_ranks.Ranks())
+    student.warm_up(texts)
+    before = student.step(texts, 0.02).tolist()
+    assert set(student.how.values()) == {"compiled"} and all(0 < each < 1 for each in before[0])
