@@ -7,48 +7,51 @@
 enum { STREAM_PROPOSE = 5 };    // behind the streams of common.cuh: two numbers for each proposal, of 52 bits
 constexpr int PROPOSALS = 32;   // after so many the residual is weighed, id by id: the law stays exactly the same
 
-// By one warp: proposal k of the request; its id, or -1 if it is not kept. sums: of the target's tiles, in shared memory.
-__device__ __forceinline__ int propose(const Request& request, const Row& row, const float* sums, int tiles, int k, int vocab, int lane) {
-    const uint4 words = random_words(request.seed, request.position, STREAM_PROPOSE, k);
-    const double keep = uniform52(words.z, words.w);
+// By one warp: a proposal; its id, or -1 if it is not kept. sums: of the target's tiles; words: its random numbers; stage: room for a
+// tile of both rows; all in shared memory. The tile is searched twice, for the lane and for the id, each lane having its ids in a run.
+// Short loops: this code is fetched once and run once.
+__device__ __forceinline__ int propose(const Row& row, const float* sums, int tiles, const uint4& words, ROW* stage, int vocab, int lane) {
+    constexpr int RUN = TILE / 32;  // ids of a lane
     const Cut cut = cut_sums(sums, tiles, lane);
     const double limit = uniform52(words.x, words.y) * __shfl_sync(ALL, cut.upto, 31);
     const int owner = owner_of(cut, limit);
     if (owner < 0) return -1;
     const Place place = find_tile(sums, cut, owner, 0, limit);
-    Pieces target;
-    load_tile(row.target, place.tile, vocab, lane, target.piece);
-    const Row alone = without_draft(row);
-    const int first = place.tile * TILE + lane * VEC;
-    float sum[PIECES];
-    bool finite = true;
+    Pieces held[2];
+    load_tile(row.target, place.tile, vocab, lane, held[0].piece);
+    if (row.draft) load_tile(row.draft, place.tile, vocab, lane, held[1].piece);
     #pragma unroll
-    for (int i = 0; i < PIECES; ++i) sum[i] = sum_piece(target.piece[i], target.piece[i], alone, first + i * STEP, finite);
-    const Spot spot = find_piece(sum, place.rest, lane);
-    const int begin = first + spot.piece * STEP;
-    const uint4 q = row.draft ? load_piece(row.draft, begin, vocab) : uint4{};
-    uint4 p = target.piece[0];
-    #pragma unroll
-    for (int i = 1; i < PIECES; ++i) p = i == spot.piece ? target.piece[i] : p;
-    const int id = find_in_piece(p, p, alone, begin, spot.rest);
-    ROW target_ids[VEC], draft_ids[VEC];
-    memcpy(target_ids, &p, 16);
-    memcpy(draft_ids, &q, 16);
-    float target_logit = -CUDART_INF_F, draft_logit = 0.0f;
-    #pragma unroll
-    for (int j = 0; j < VEC; ++j)
-        if (begin + j == id) target_logit = to_float(target_ids[j]), draft_logit = to_float(draft_ids[j]);
-    const float weight = probability(target_logit, row.target_scale);
-    const float taken = row.draft ? probability(draft_logit, row.draft_scale) : (id == row.drafted ? 1.0f : 0.0f);
-    return __shfl_sync(ALL, keep * weight < residual(weight, taken) ? id : -1, spot.lane);
+    for (int i = 0; i < PIECES; ++i) {
+        *reinterpret_cast<uint4*>(stage + i * STEP + lane * VEC) = held[0].piece[i];
+        if (row.draft) *reinterpret_cast<uint4*>(stage + TILE + i * STEP + lane * VEC) = held[1].piece[i];
+    }
+    __syncwarp();
+    float own = 0.0f;
+    #pragma unroll 1
+    for (int i = 0; i < PIECES; ++i) {
+        ROW x[VEC];
+        memcpy(x, stage + lane * RUN + i * VEC, 16);
+        #pragma unroll
+        for (int k = 0; k < VEC; ++k) own += probability(to_float(x[k]), row.target_scale);
+    }
+    float upto = scan_warp(own, lane), rest = place.rest;
+    const int lane_of = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
+    rest -= __shfl_sync(ALL, upto - own, lane_of);
+    const int spot = lane_of * RUN + lane % RUN, id = place.tile * TILE + spot;  // of that lane's ids, one for each
+    own = lane < RUN ? probability(to_float(stage[spot]), row.target_scale) : 0.0f;
+    upto = scan_warp(own, lane);
+    const int chosen = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
+    const float taken = row.draft ? probability(to_float(stage[TILE + spot]), row.draft_scale) : id == row.drafted ? 1.0f : 0.0f;
+    return __shfl_sync(ALL, uniform52(words.z, words.w) * own < residual(own, taken) ? id : -1, chosen);
 }
 
-// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. kept: shared memory, a word a warp.
-__device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, int* kept, int vocab) {
+// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. words: their random numbers; stage:
+// room for two tiles a warp; kept: a word a warp; all in shared memory.
+__device__ __forceinline__ int first_kept(const Row& row, const float* sums, int tiles, const uint4* words, ROW* stage, int* kept, int vocab) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     int token = -1;
     for (int k = warp; k - warp < PROPOSALS && token < 0; k += warps) {
-        const int own = k < PROPOSALS ? propose(request, row, sums, tiles, k, vocab, lane) : -1;
+        const int own = k < PROPOSALS ? propose(row, sums, tiles, words[k], stage + 2 * TILE * warp, vocab, lane) : -1;
         if (lane == 0) kept[warp] = own;
         __syncthreads();
         for (int w = warps - 1; w >= 0; --w) token = kept[w] >= 0 ? kept[w] : token;

@@ -7,20 +7,23 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           the one that completes the decision draws the token. It draws without weighing the row: the target's tile sums are
           there, so ids are proposed from the target and kept as often as the residual would have them (propose.cuh).
           A row is cut into as many parts as let all blocks start at once, where the batch is small; else into so many that a
-          position is about as many blocks as the GPU holds, of a tile pair or more for each warp.
+          position is about as many blocks as the GPU holds, of a tile pair or more for each warp. The last block of a position has
+          four things to do, a warp each: the statistics of both rows joined, the numbers of the proposals, the test. Where the
+          test rejects it draws at once, while the verdict is on its way.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
-          known: all of them at most. A tile of the target and 16 bytes of the draft for each proposal, WARPS proposals at a time.
-          With draft_lse of the draft rows only the rejected one, by one block, for the status: is it finite?
-Slow      From the last arrival to the token go four ways to the L2 and back; at batch 1 they and the launch are most of the time.
+          known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse of the draft
+          rows only the rejected one, by one block, for the status: is it finite?
+Slow      From the last arrival to the token go four ways to the L2 and back, by code that is run once and so fetched line by line:
+          short loops are faster here than unrolled ones, and registers on the stack (RESIDENT = 6) cost more than a sixth block gives.
 --- contract ---
-grid    = "(max_draft + 1) * batch * parts"
+grid    = ["batch * parts", "max_draft + 1"]
 block   = "32 * WARPS"
-shared  = "16 * tiles"
+shared  = "16 * tiles + 4096 * WARPS"
 draw    = "propose"
 input   = "logits"
 ulps    = 24
 bytes   = "(2 * num_draft + batch) * vocab * itemsize"
-tune    = { WARPS = 4, RESIDENT = 6 }
+tune    = { WARPS = 4, RESIDENT = 5 }
 [values]
 tiles   = "ceil_div(vocab * itemsize, 2048)"
 full    = "sm_count * RESIDENT"
@@ -29,6 +32,7 @@ enough  = "1 + min(1, window // 2) + 2 * min(1, window // 3) + 4 * min(1, window
 at_once = "full // max(1, batch * (max_draft + 1))"
 wanted  = "min(tiles, max(at_once, min(enough, ceil_div(tiles, WARPS), 16), ceil_div(tiles, 4 * WARPS)))"
 parts   = "1 + min(1, wanted // 2) + 2 * min(1, wanted // 4) + 4 * min(1, wanted // 8) + 8 * min(1, wanted // 16) + 16 * min(1, wanted // 32)"
+shift   = "min(1, parts // 2) + min(1, parts // 4) + min(1, parts // 8) + min(1, parts // 16) + min(1, parts // 32) + min(1, parts // 64)"
 share   = "ceil_div(tiles, parts)"
 groups  = "max_draft // 32 + 1"
 waves   = "(max_draft + 1) * batch * parts // (full + 1)"
@@ -41,15 +45,19 @@ drawing  = "batch"
 #define FROM_LOGITS
 #include "propose.cuh"
 
+constexpr int HELD = 5;     // tiles of a lane whose statistics are on their way together: 160 tiles are 160,000 ids of two bytes
+
 struct Shared {
     unsigned call;          // calls before this one
     int skipped, last, stop, token, kept[WARPS];
     float target, draft, u; // the drafted token's logits, and the number it is tested with
     Scale scale[2];         // of the target row and the draft row
+    uint4 words[PROPOSALS]; // random numbers of the proposals
 };
+static_assert(WARPS >= 4, "the last block of a position has four things to do at once");
 
 // What a block has to do: part `rank` of the row pair of position i of request b.
-struct Work { int rank, b, i; bool tested, reads_draft; int token; float heat; Request request; Rows rows; };
+struct Work { int rank, b, i; bool reads_draft; float heat; Request request; Rows rows; };
 
 // The same number, to the compiler another one.
 __device__ __forceinline__ int another(int x) {
@@ -77,9 +85,10 @@ __device__ __forceinline__ int end_of(unsigned long long word) {
     return end && !(open && open < end) ? end - 1 : open ? -1 : 32;
 }
 
-// By one thread: adds the verdict on position i; the position at which the request ends if this completes the decision, else -1.
-__device__ __forceinline__ int add_verdict(unsigned long long* verdicts, unsigned* drawing, unsigned call, int i, bool accepted, int groups) {
-    const unsigned long long bit = 1ull << (i % 32 + (accepted ? 0 : 32)), before = atomicOr(verdicts + i / 32, bit);
+// By the thread that has added the verdict `bit` to its word, which was `before`: the position at which the request ends, if this has
+// completed the decision, else -1.
+__device__ __forceinline__ int completed(const unsigned long long* verdicts, unsigned* drawing, unsigned call, unsigned long long before,
+                                         unsigned long long bit, int groups) {
     if (groups == 1) return end_of(before) < 0 ? end_of(before | bit) : -1;  // known already: another block draws
     __threadfence();
     for (int g = 0; g < groups; ++g) {
@@ -95,10 +104,27 @@ __device__ __forceinline__ Scale join_tiles(const float* stats, int tiles, float
     const float factor = factor_of(heat);
     const bool greedy = !(heat > 0.0f);
     Stats own = {-CUDART_INF_F, 0.0f, NO_ID};
-    for (int t = lane; t < tiles; t += 32) {
-        const Stats one = {fetch(stats + t), fetch(stats + tiles + t), greedy ? __float_as_int(fetch(stats + 2 * tiles + t)) : NO_ID};
-        own = joined(own, one, factor);
-        if (tops) tops[t] = one.top, sums[t] = one.sum;
+    for (int begin = lane; begin < tiles; begin += 32 * HELD) {
+        float top[HELD], sum[HELD];
+        #pragma unroll
+        for (int h = 0; h < HELD; ++h) {
+            const int t = begin + 32 * h;
+            top[h] = t < tiles ? fetch(stats + t) : -CUDART_INF_F;
+            sum[h] = t < tiles ? fetch(stats + tiles + t) : 0.0f;
+        }
+        Stats group = {-CUDART_INF_F, 0.0f, NO_ID};
+        #pragma unroll
+        for (int h = 0; h < HELD; ++h) group.top = fmaxf(group.top, top[h]);
+        #pragma unroll
+        for (int h = 0; h < HELD; ++h) {
+            const int t = begin + 32 * h;
+            group.sum += rebased(sum[h], top[h], group.top, factor);
+            if (tops && t < tiles) tops[t] = top[h], sums[t] = sum[h];
+        }
+        if (greedy)
+            for (int t = begin; t < min(tiles, begin + 32 * HELD); t += 32)  // again: few requests are greedy
+                if (fetch(stats + t) == group.top) group.first = min(group.first, __float_as_int(fetch(stats + 2 * tiles + t)));
+        own = joined(own, group, factor);
     }
     const float top = max_warp(own.top), sum = sum_warp(rebased(own.sum, own.top, top, factor));
     return scale_of({top, sum, greedy ? min_warp(own.top == top ? own.first : NO_ID) : NO_ID}, heat);
@@ -109,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         const int* __restrict__ draft_tokens, const int* __restrict__ draft_start,
         const unsigned long long* __restrict__ seeds, const long long* __restrict__ positions,
         const float* __restrict__ temperature, const float* __restrict__ draft_lse,
-        int batch, int vocab, int num_draft, int max_draft, int tiles, int parts, int share, int groups, int waves,
+        int batch, int vocab, int num_draft, int max_draft, int tiles, int parts, int shift, int share, int groups, int waves,
         long long target_stride, long long draft_stride,
         float* tile_stats, unsigned long long* arrived, unsigned long long* verdicts, unsigned* drawing,
         int* out_tokens, int* num_accepted, int* status) {
@@ -118,13 +144,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     float* const sums = tops + tiles;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, last_thread = 32 * WARPS - 1;
     const auto work_of = [&](int block) {
-        Work work = {block % parts, block / parts % batch, block / parts / batch};
+        Work work = {block & (parts - 1), block >> shift, (int)blockIdx.y};
         work.request = find_request(work.b, batch, num_draft, max_draft, draft_start, seeds, positions);
         const int start = work.request.start;
         work.rows = {target_logits + (long long)(start + work.b) * target_stride, draft_logits ? draft_logits + (long long)start * draft_stride : nullptr,
                      draft_tokens + start, target_stride, draft_stride};
-        work.heat = temperature[work.b], work.tested = work.i < work.request.length;
-        work.token = work.tested ? work.rows.tokens[work.i] : -1;
+        work.heat = temperature[work.b];
         work.reads_draft = work.rows.draft && (!draft_lse || !(work.heat > 0.0f));
         return work;
     };
@@ -134,14 +159,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
 
     {   // Every block: its share of the row pair.
         const Work work = work_of(blockIdx.x);
-        const int i = work.i, token = work.token;
-        const ROW* const target = work.rows.target + i * target_stride;
-        const ROW* const draft = work.rows.draft ? work.rows.draft + i * draft_stride : nullptr;
-        if (threadIdx.x == 0) {
-            shared.call = (unsigned)(fetch(arrived_at(work)) >> __ffs(parts) - 1);  // parts is a power of two
-            shared.skipped = i > work.request.length || (waves && overtaken(verdicts_of(work, shared.call), i));
-        }
+        const int i = work.i;
         if (waves || i > work.request.length) {  // if all blocks start at once, there is nothing to look for
+            if (threadIdx.x == 0) {
+                shared.call = (unsigned)(fetch(arrived_at(work)) >> shift);  // parts is a power of two
+                shared.skipped = i > work.request.length || (waves && overtaken(verdicts_of(work, shared.call), i));
+            }
             __syncthreads();
             if (shared.skipped) {
                 if (threadIdx.x == 0) atomicAdd(arrived_at(work), 1ull);
@@ -149,89 +172,98 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
             }
         }
         const bool greedy = !(work.heat > 0.0f);
-        const int first = work.rank * share, both = work.tested && work.reads_draft, items = max(0, min(share, tiles - first)) << both;  // target, draft, target, ...
+        const unsigned long long* const known = verdicts_of(work, waves ? shared.call : 0) + i / 32;
+        const ROW* const target = work.rows.target + i * target_stride;
+        const ROW* const draft = work.rows.draft ? work.rows.draft + i * draft_stride : nullptr;
+        const int first = work.rank * share, both = i < work.request.length && work.reads_draft;
+        const int items = max(0, min(share, tiles - first)) << both;  // target, draft, target, ...
         const auto row_of = [&](int item) { return item & both ? draft : target; };
         Pieces now, next;
+        unsigned seen = 0;  // which of 32 positions end the request, as it was known a tile ago
         for (int item = warp - WARPS; item < items; item += WARPS) {  // one tile is on its way while another is weighed
+            if (seen & ((1u << i % 32) - 1)) break;
             if (item + WARPS < items) load_tile(row_of(item + WARPS), first + (item + WARPS >> both), vocab, lane, next.piece);
             if (item >= 0) {
+                if (waves) seen = (unsigned)(fetch(known) >> 32);
                 const int t = first + (item >> both);
                 const Stats own = tile_statistics(now, row_of(item), t, vocab, factor_of(work.heat), greedy, lane);
                 float* const to = stats_of(work, i) + (item & both) * 3 * tiles + t;
                 if (lane == 0) to[0] = own.top, to[tiles] = own.sum;
                 if (lane == 0 && greedy) to[2 * tiles] = __int_as_float(own.first);
-            } else if (threadIdx.x == last_thread && token >= 0 && token < vocab) {
-                shared.target = to_float(target[token]);
-                shared.draft = draft ? to_float(draft[token]) : 0.0f;
-                shared.u = accept_uniform(work.request.seed, work.request.position, i);
             }
             now = next;
         }
     }
     // The same work, found again: in registers all the while, it would be in the way of the rows.
     const Work work = work_of(another(blockIdx.x));
-    const auto& [rank, b, i, tested, reads_draft, token, heat, request, rows] = work;
-    const bool greedy = !(heat > 0.0f), real = token >= 0 && token < vocab, both = tested && reads_draft;
+    const auto& [rank, b, i, reads_draft, heat, request, rows] = work;
     __syncthreads();
-    const unsigned call = shared.call;
-    unsigned long long* const known = verdicts_of(work, call);
     if (threadIdx.x == 0) {
         __threadfence();
-        shared.last = (atomicAdd(arrived_at(work), 1ull) & parts - 1) == parts - 1;
+        const unsigned long long before = atomicAdd(arrived_at(work), 1ull);
+        shared.call = (unsigned)(before >> shift), shared.last = (before & parts - 1) == parts - 1;
         __threadfence();
     }
     __syncthreads();
     if (!shared.last) return;
+    const unsigned call = shared.call;
+    unsigned long long* const known = verdicts_of(work, call);
     if (i == 0 && threadIdx.x < groups) verdicts_of(work, call + 1)[threadIdx.x] = 0;  // those of the call before make room for the one after
-    // The last block of a position: its verdict, unless an earlier one has been rejected meanwhile (then others may have left).
-    if (threadIdx.x == 0) shared.skipped = overtaken(known, i);
-    if (warp < 1 + both) {
-        const Scale scale = join_tiles(stats_of(work, i) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
-        if (lane == 0) shared.scale[warp] = scale;
-    }
-    if (threadIdx.x == last_thread && tested && rows.draft && !both) shared.scale[1] = scale_of_lse(draft_lse[request.start + i], heat);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        const float p = real ? chance_of(shared.target, token, shared.scale[0]) : 0.0f;
-        const float q = real && rows.draft ? chance_of(shared.draft, token, shared.scale[1]) : 1.0f;
-        shared.stop = shared.skipped ? -1 : add_verdict(known, drawing + b, call, i, real && accepts(shared.u, p, q), groups);
-    }
-    __syncthreads();
-    const int accepted = shared.stop;
-    if (accepted < 0) return;
 
-    // This block draws the token, after `accepted` drafts.
-    const bool recovered = accepted < request.length;
-    Row row = {rows.target + accepted * target_stride, recovered && rows.draft ? rows.draft + accepted * draft_stride : nullptr,
-               recovered ? rows.tokens[accepted] : -1};
-    const bool inside = row.drafted >= 0 && row.drafted < vocab;
-    const float target = inside ? to_float(row.target[row.drafted]) : 0.0f, draft = inside && row.draft ? to_float(row.draft[row.drafted]) : 0.0f;
-    if (accepted != i) {
-        __threadfence();  // what the last block of that position has seen, its verdict being seen
-        if (warp < 1 + (recovered && reads_draft)) {
-            const Scale scale = join_tiles(stats_of(work, accepted) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
+    // The last block of a position: its verdict, unless an earlier one has been rejected meanwhile (then others may have left). The
+    // block whose verdict completes the decision draws, here or at another position.
+    const bool greedy = !(heat > 0.0f);
+    for (int at = i;;) {
+        const bool tested = at < request.length;
+        const int token = tested ? rows.tokens[at] : -1, both = tested && reads_draft;
+        const bool real = token >= 0 && token < vocab;
+        Row row = {rows.target + at * target_stride, tested && rows.draft ? rows.draft + at * draft_stride : nullptr, token};
+        if (warp < 1 + both) {
+            const Scale scale = join_tiles(stats_of(work, at) + warp * 3 * tiles, tiles, heat, lane, warp ? nullptr : tops, sums);
             if (lane == 0) shared.scale[warp] = scale;
+        } else if (warp == 2) {
+            shared.words[lane] = random_words(request.seed, request.position, STREAM_PROPOSE, lane);
+        } else if (threadIdx.x == last_thread) {
+            const float target = real ? to_float(row.target[token]) : 0.0f, draft = real && row.draft ? to_float(row.draft[token]) : 0.0f;
+            shared.u = accept_uniform(request.seed, request.position, at);
+            shared.target = target, shared.draft = draft;
+            if (row.draft && !both) shared.scale[1] = scale_of_lse(draft_lse[request.start + at], heat);
+            shared.skipped = at == i && overtaken(known, i);
         }
-        if (threadIdx.x == last_thread && recovered && rows.draft && !reads_draft) shared.scale[1] = scale_of_lse(draft_lse[request.start + accepted], heat);
         __syncthreads();
+        row.target_scale = shared.scale[0];
+        if (row.draft) row.draft_scale = shared.scale[1];
+        const float p = real ? chance_of(shared.target, token, row.target_scale) : 0.0f;
+        const float q = real && row.draft ? chance_of(shared.draft, token, row.draft_scale) : 1.0f;
+        const bool accepted = real && accepts(shared.u, p, q), ends = at != i || !accepted;
+        const unsigned long long bit = 1ull << (i % 32 + (accepted ? 0 : 32));
+        unsigned long long before = 0;
+        if (at == i && shared.skipped) return;
+        if (at == i && threadIdx.x == last_thread) before = atomicOr(known + i / 32, bit);
+        int bits = 0, drawn = -1;
+        if (ends && !greedy && isfinite(row.target_scale.inverse)) {
+            const float top = row.target_scale.top, factor = row.target_scale.factor, inverse = row.target_scale.inverse;
+            for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
+            __syncthreads();
+            drawn = first_kept(row, sums, tiles, shared.words, (ROW*)(tops + 4 * tiles), shared.kept, vocab);
+        }
+        if (at == i) {
+            if (threadIdx.x == last_thread) shared.stop = completed(known, drawing + b, call, before, bit, groups);
+            __syncthreads();
+            if (shared.stop < 0) return;
+            if (shared.stop != i) {
+                __threadfence();  // what the last block of that position has seen, its verdict being seen
+                at = shared.stop;
+                continue;
+            }
+        }
+        if (tested && !real) bits |= BAD_TOKEN;
+        if (real && !(isfinite(p) && isfinite(q))) bits |= NONFINITE;
+        if (greedy) drawn = greedy_token(row, tested, bits);
+        else if (row.draft && !reads_draft && !all_finite(row.draft, row.draft_scale, tiles * PIECES, vocab)) bits |= NONFINITE;
+        if (!greedy && drawn < 0) drawn = weigh_all(request, row, tops, tiles * PIECES, &shared.token, at, vocab, bits);
+        write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, at, drawn, max_draft, threadIdx.x, 32 * WARPS);
+        if (threadIdx.x == 0) num_accepted[b] = at, status[b] = bits;
+        return;
     }
-    row.target_scale = shared.scale[0];
-    if (row.draft) row.draft_scale = shared.scale[1];
-    int bits = 0, drawn = -1;
-    if (recovered) {  // what its test met
-        if (!inside) bits |= BAD_TOKEN;
-        else if (!isfinite(chance_of(target, row.drafted, row.target_scale)) || (row.draft && !isfinite(chance_of(draft, row.drafted, row.draft_scale)))) bits |= NONFINITE;
-    }
-    if (greedy) {
-        drawn = greedy_token(row, recovered, bits);
-    } else {
-        const float top = row.target_scale.top, factor = row.target_scale.factor, inverse = row.target_scale.inverse;
-        for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
-        __syncthreads();
-        if (isfinite(inverse)) drawn = first_kept(request, row, sums, tiles, shared.kept, vocab);
-        if (row.draft && !reads_draft && !all_finite(row.draft, row.draft_scale, tiles * PIECES, vocab)) bits |= NONFINITE;
-        if (drawn < 0) drawn = weigh_all(request, row, tops, tiles * PIECES, &shared.token, accepted, vocab, bits);
-    }
-    write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, accepted, drawn, max_draft, threadIdx.x, 32 * WARPS);
-    if (threadIdx.x == 0) num_accepted[b] = accepted, status[b] = bits;
 }

@@ -86,9 +86,9 @@ MUTANTS = (
        (r"\(unsigned\)b\.token < \(unsigned\)a\.token", "(unsigned)b.token > (unsigned)a.token"),
        (r"second > best\.score", "second >= best.score && second > 0.0f")),
     _m("proposal always kept", "the recovered token is drawn from the target row",
-       r"keep \* weight < residual\(weight, taken\)", "weight > 0.0f", draw="propose"),
+       r"uniform52\(words\.z, words\.w\) \* own < residual\(own, taken\)", "own > 0.0f", draw="propose"),
     _m("proposal kept by its own number", "one uniform draws the id and keeps it",
-       r"keep = uniform52\(words\.z, words\.w\)", "keep = uniform52(words.x, words.y)", draw="propose"),
+       r"uniform52\(words\.z, words\.w\) \* own", "uniform52(words.x, words.y) * own", draw="propose"),
     _m("what no proposal gave comes from the target", "where none is kept, the target row is drawn from instead of the residual",
        r"weigh_all\(request, row,", "weigh_all(request, without_draft(row),", draw="propose"),
     # ---- rows
