@@ -27,8 +27,6 @@ PIP    = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c con
 
 TOOL   = $(RUN) -m spec_toolkit.cli
 PACKED = $(if $(ARCHIVE),--archive $(ARCHIVE))
-# One process a GPU; by its address, for the machine's name may not resolve. Left to itself, torchrun gives each process one CPU thread.
-SPREAD = OMP_NUM_THREADS=8 $(RUN) -m torch.distributed.run --standalone --local-addr=127.0.0.1 --nproc-per-node=$(GPUS)
 # What each of the smaller GPU targets times.
 LADDER = ladder batch_scaling vocab_scaling profile flush_modes misaligned dtypes quick_demo
 LOGITS = logits logits_lse acceptance
@@ -82,7 +80,7 @@ gpu-crosscheck: $(READY)  ## on a GPU: the same calls by our clock and by triton
 	$(TOOL) crosscheck --out $(OUT) $(PACKED) $(ARGS)
 
 gpu-draft: $(LLM) $(READY)  ## on a GPU, or on GPUS=4: train the three-layer draft of SmolLM2 (7 minutes, or ARGS='--seconds 540'); its weights go into the package
-	$(if $(GPUS),$(SPREAD),$(RUN)) -m spec_toolkit.cli distill --device cuda --out spec_toolkit/weights/smollm2_draft $(ARGS)
+	$(TOOL) distill --device cuda --out spec_toolkit/weights/smollm2_draft $(if $(GPUS),--processes $(GPUS)) $(ARGS)
 
 gpu-llm: $(LLM) $(READY) ## on a GPU: a language model and its draft, decoded in several ways over many prompts and seeds
 	$(TOOL) llm-bench --out $(OUT) $(PACKED) $(ARGS)

@@ -271,12 +271,8 @@ def llm_bench(args: argparse.Namespace) -> int:
 
 
 def add_distill(commands) -> None:
-    """`distill --out FOLDER --seconds 420`: a draft of the target's first layers, trained on the target's own texts.
-
-    On several GPUs of a machine: torchrun --standalone --nproc-per-node=4 -m spec_toolkit.cli distill ...
-    """
-    parser = commands.add_parser("distill", help="train a draft: the target's first three layers, on the target's own texts; minutes on a GPU",
-                                 epilog="On four GPUs: torchrun --standalone --nproc-per-node=4 -m spec_toolkit.cli distill ...")
+    """`distill --out FOLDER --seconds 420`: a draft of the target's first layers, trained on the target's own texts."""
+    parser = commands.add_parser("distill", help="train a draft: the target's first three layers, on the target's own texts; minutes on a GPU")
     parser.add_argument("--target", default="smollm2", metavar="NAME", help="smollm2 (the default), or a folder with a Llama, its .gguf or its weights")
     parser.add_argument("--out", default="outputs/draft", help="folder that receives weights and provenance.json (default: outputs/draft)")
     parser.add_argument("--seconds", type=float, default=420.0, help="of the whole command; the learning rate follows the clock (default: 420)")
@@ -291,6 +287,7 @@ def add_distill(commands) -> None:
     parser.add_argument("--steps", type=int, help="stop after so many, which then drive the learning rate too")
     parser.add_argument("--seed", type=int, default=0, help="of texts and order (default: 0)")
     parser.add_argument("--start", metavar="FOLDER", help="go on from a draft that was trained before (give another --seed, for other texts)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that train together, one a GPU of this machine (default: 1)")
     parser.set_defaults(action=distill)
 
 

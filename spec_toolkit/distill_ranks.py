@@ -1,13 +1,14 @@
 """The processes that train one draft together, one a GPU: their gradients are averaged, and rank 0 decides for all.
 
-    torchrun --standalone --nproc-per-node=4 -m spec_toolkit.cli distill ...   sets RANK, LOCAL_RANK, WORLD_SIZE; without, one process
-
-Gradients go through NCCL (gloo on a CPU). Decisions go through a gloo group of their own, over the hosts, so that no device is waited for.
+`spread` starts them on this machine, with torchrun's variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in their
+environment; `joined` reads these. Gradients go through NCCL (gloo on a CPU). Decisions go through a gloo group of their own, over the
+hosts, so that no device is waited for.
 """
 from __future__ import annotations
 
 import datetime
 import os
+import socket
 
 import torch
 import torch.distributed as dist
@@ -46,17 +47,27 @@ class Ranks:
         return told.item()
 
 
+def spread(count: int, function, *given) -> None:
+    """Call the function in `count` processes that `joined` finds together. One that fails ends the others, and raises here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    torch.multiprocessing.spawn(_one_of, (shared, function, given), nprocs=count)
+
+
+def _one_of(rank, shared, function, given):
+    os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    function(*given)
+
+
 def joined(device: str) -> tuple[Ranks, str]:
-    """(the ranks, this one's device): from torchrun's environment; alone without it. device: "cpu" or "cuda", which then gets a number."""
+    """(the ranks, this one's device): from the environment; alone without it. device: "cpu" or "cuda", which then gets a number."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         return Ranks(), device
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        if local >= torch.cuda.device_count():
-            raise ValueError(f"--nproc-per-node: got at least {local + 1}, accepted: up to {torch.cuda.device_count()}, the GPUs of this "
-                             "machine")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: its name need not resolve to an address

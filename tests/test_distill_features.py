@@ -1,9 +1,6 @@
 """Training a draft with features: all depths at once are what decoding computes token by token; what counts; several processes."""
 import json
-import os
-import socket
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 
 from spec_toolkit import cli, distill_ranks, distill_student, distill_tiny, draft_weights
-from spec_toolkit.distill import distill
+from spec_toolkit.distill import Distillation, distill
 from spec_toolkit.distill_depths import Parts, unrolled
 from spec_toolkit.distill_loss import overlaps
 from spec_toolkit.distill_measure import acceptance
@@ -192,45 +189,24 @@ def test_a_compiler_that_fails_in_the_backward_is_given_up(target, pool):
         student.warm_up(pool)
 
 
-PROCESS = """
-import sys, time, torch
-from spec_toolkit import distill_ranks, distill_tiny, draft_weights
-from spec_toolkit.distill import Distillation
-from spec_toolkit.distill_recipe import Recipe
-torch.set_num_threads(1)
-ranks, device = distill_ranks.joined("cpu")
-recipe = Recipe(steps=5, layers=2, batch=16, length=24, rows=8, held_out=16, seconds=600, pools_kept=2)
-training = Distillation(distill_tiny.target(), distill_tiny.tokenizer(), sys.argv[1], recipe, "tiny", time.monotonic(), print, None, ranks)
-said = training.run()
-assert (said is None) == (ranks.rank > 0) and training.steps == 5
-saved = {"weights": draft_weights.own_weights(training.student.draft), "drawn": training.drawn}
-torch.save(saved | {"pools": [pool.tokens for pool in training.pools]}, f"{sys.argv[1]}/rank{ranks.rank}.pt")
-distill_ranks.left(ranks)
-"""
-
-
-def _processes(folder, count):
-    """Train with `count` processes; what each saved."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder.mkdir()
-    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, "-c", PROCESS, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                env=os.environ | given | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
-    try:
-        for process in started:
-            said = process.communicate(timeout=240)[0]
-            assert process.returncode == 0, said
-    finally:
-        for process in started:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(count)]
+def _process(folder):
+    """What one process does: train, and save what it has."""
+    torch.set_num_threads(1)
+    ranks, _ = distill_ranks.joined("cpu")
+    recipe = Recipe(steps=5, pools_kept=2, **TINY | {"batch": 16, "length": 24, "rows": 8, "held_out": 16})
+    training = Distillation(distill_tiny.target(), distill_tiny.tokenizer(), folder, recipe, "tiny", time.monotonic(), print, None, ranks)
+    assert (training.run() is None) == (ranks.rank > 0) and training.steps == 5
+    saved = {"weights": draft_weights.own_weights(training.student.draft), "drawn": training.drawn}
+    torch.save(saved | {"pools": [pool.tokens for pool in training.pools]}, f"{folder}/rank{ranks.rank}.pt")
+    distill_ranks.left(ranks)
 
 
 def test_two_processes_train_one_draft(tmp_path):
-    first, second = _processes(tmp_path / "two", 2)
-    (alone,) = _processes(tmp_path / "one", 1)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    distill_ranks.spread(2, _process, str(tmp_path / "two"))
+    _process(str(tmp_path / "one"))
+    first, second, alone = (torch.load(tmp_path / name) for name in ("two/rank0.pt", "two/rank1.pt", "one/rank0.pt"))
     assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
     assert not any(torch.equal(weight, alone["weights"][name]) for name, weight in first["weights"].items())
     assert torch.equal(first["pools"][-1], alone["pools"][-1]) and not torch.equal(first["pools"][-1], second["pools"][-1])
@@ -239,13 +215,29 @@ def test_two_processes_train_one_draft(tmp_path):
     assert said["processes"] == 2 and said["steps"] == 5 and said["tokens"] == 2 * 5 * 8 * 24 and said["finished"]
 
 
-def test_the_command_without_features(tmp_path, capsys):
+def _failing():
+    ranks, _ = distill_ranks.joined("cpu")
+    if ranks.rank == 1:
+        raise RuntimeError("this one fails")
+    ranks.agreed(0), ranks.total(1)  # waits for the other
+
+
+def test_a_process_that_fails_ends_the_others():
+    with pytest.raises(Exception, match="this one fails|Process"):
+        distill_ranks.spread(2, _failing)
+
+
+def test_the_command_without_features_and_on_from_there_in_two_processes(tmp_path, capsys):
     distill_tiny.tokenizer().save_pretrained(tmp_path)
     distill_tiny.target().save_pretrained(tmp_path)
     given = ["distill", "--target", str(tmp_path), "--device", "cpu", "--out", str(tmp_path / "draft"), "--steps", "2", "--no-features"]
     assert cli.main(given) == 0 and "without features" not in capsys.readouterr().out
     said = json.loads((tmp_path / "draft" / "provenance.json").read_text())
     assert said["recipe"]["depth"] == 1 and not said["recipe"]["features"]
+    assert cli.main([*given, "--processes", "2", "--start", str(tmp_path / "draft"), "--features"]) == 0
+    said = json.loads((tmp_path / "draft" / "provenance.json").read_text())
+    assert said["processes"] == 2 and said["before"]["recipe"]["depth"] == 1 and said["recipe"]["features"]
+    assert cli.main([*given, "--processes", "0"]) == 2 and "--processes: got 0, accepted: 1 or more" in capsys.readouterr().err
     assert cli.main([*given, "--depth", "2"]) == 2 and "depth: got 2, accepted: 1 without features" in capsys.readouterr().err
 
 
