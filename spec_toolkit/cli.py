@@ -292,10 +292,10 @@ def add_distill(commands) -> None:
 
 
 def distill(args: argparse.Namespace) -> int:
-    from . import distill, pretrained
+    from . import distill_command, pretrained
 
     words = {name: value for name, value in vars(args).items() if name != "action"}
-    return _answered("distill", lambda: distill.run(**words), (pretrained.ModelError, ValueError))
+    return _answered("distill", lambda: distill_command.run(**words), (pretrained.ModelError, ValueError))
 
 
 def _add_samplers(parser) -> None:
