@@ -118,7 +118,9 @@ MUTANTS = (
         ("Row row = {rows.target + accepted * rows.target_stride, "
          "rows.draft && accepted ? rows.draft + (accepted - 1) * rows.draft_stride : nullptr, -1};")),
        (r"recovered && rows\.draft \? rows\.draft \+ accepted \* draft_stride : nullptr",
-        "rows.draft && accepted + recovered ? rows.draft + (accepted - !recovered) * draft_stride : nullptr")),
+        "rows.draft && accepted + recovered ? rows.draft + (accepted - !recovered) * draft_stride : nullptr"),
+       (r"tested && rows\.draft \? rows\.draft \+ at \* draft_stride : nullptr",
+        "rows.draft && at + tested ? rows.draft + (at - !tested) * draft_stride : nullptr")),
     _m("all requests as long as the longest", "draft_start is not read",
        (r"start = draft_start\[(\w+)\], length = draft_start\[\1 \+ 1\] - start", r"start = \1 * max_draft, length = max_draft"),
        (r"start = draft_start\[(\w+)\];", r"start = \1 * max_draft;"),
