@@ -89,7 +89,7 @@ def _read(layer, x, cos, sin, keys, values, depth, parts):
         with sdpa_kernel(MASKED):
             attended = F.scaled_dot_product_attention(rows, torch.cat(keys, 2), torch.cat(values, 2),
                                                       attn_mask=_mask(length, depth, heads // shared, queries.dtype, str(queries.device)))
-        attended = attended.view(n, heads, length, width)
+        attended = attended.reshape(n, heads, length, width)  # the kernel may hand out its own order
     return parts.behind(x, attended.transpose(1, 2).flatten(2), attention.o_proj.weight, layer.post_attention_layernorm.weight,
                         mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, eps)
 
