@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from . import own_text_questions
+from .chat_format import chat_parts, encoded, turn_end
 from .own_text import Turns
 
 SOURCES = ("the model itself (chats, and texts from its first token), opened by questions made of frames and subjects "
@@ -20,12 +21,11 @@ SOURCES = ("the model itself (chats, and texts from its first token), opened by 
 # word; one whose user's message begins with a piece; a text from its first token; a piece alone.
 SHARES = {"chat_asked": 0.75, "chat_begun": 0.08, "chat": 0.04, "chat_about": 0.04, "bare": 0.04, "piece": 0.05}
 HELD_OUT = 10  # one file of so many
-MESSAGE = "\0"  # stands for the user's message in the template
 
 
 def openings(tokenizer, count: int, seed: int, held_out: bool = False) -> list[list[int]]:
     """`count` openings, lists of ids, in random order. One whose last id ends a turn is answered."""
-    dice, encode = random.Random(seed), lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    dice, encode = random.Random(seed), lambda text: encoded(tokenizer, text)
     before, texts, end = chat_prefix(tokenizer), pieces(held_out), turns(tokenizer).end
     kinds = dice.choices(list(SHARES), list(SHARES.values()), k=count)
     made = []
@@ -41,17 +41,14 @@ def openings(tokenizer, count: int, seed: int, held_out: bool = False) -> list[l
 
 def chat_prefix(tokenizer) -> list[int]:
     """Ids up to the place of a user's first message; none where the tokenizer has no chat format."""
-    parts = _template(tokenizer)
-    return tokenizer(parts[0], add_special_tokens=False)["input_ids"] if parts else []
+    parts = chat_parts(tokenizer)
+    return encoded(tokenizer, parts[0]) if parts else []
 
 
 def turns(tokenizer) -> Turns:
     """The marks of the tokenizer's chat format, read from a chat of three messages; Turns() where it has none."""
-    parts = _template(tokenizer)
-    if not parts or tokenizer.eos_token is None or not all(part.startswith(tokenizer.eos_token) for part in parts[1:3]):
-        return Turns()
-    words = tuple(tuple(tokenizer(part.removeprefix(tokenizer.eos_token), add_special_tokens=False)["input_ids"]) for part in parts[1:3])
-    return Turns(tokenizer.eos_token_id, words)
+    parts, end = chat_parts(tokenizer), turn_end(tokenizer)
+    return Turns() if end is None else Turns(end, tuple(tuple(encoded(tokenizer, part)[1:]) for part in parts[1:3]))
 
 
 def first_id(tokenizer) -> int:
@@ -88,12 +85,3 @@ def _question(dice, encode, held_out, begun, end):
         words = text.split()
         return encode(" ".join(words[:dice.randint(1, max(1, len(words) // 2))]))
     return encode(text) + [end] * (end >= 0)
-
-
-def _template(tokenizer):
-    """The text before, between and behind the messages of a chat user, assistant, user: four parts; None without a format."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    chat = [{"role": role, "content": MESSAGE} for role in ("user", "assistant", "user")]
-    parts = tokenizer.apply_chat_template(chat, tokenize=False).split(MESSAGE)
-    return parts if len(parts) == 4 else None

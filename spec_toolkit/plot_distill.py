@@ -11,10 +11,10 @@ from .tables import markdown
 def hardware(said: dict) -> str:
     """One line: what was trained, on what, for how long, on how many tokens."""
     where, recipe = said["environment"], said["recipe"]
-    on = (f"{said.get('processes', 1)} x " if said.get("processes", 1) > 1 else "") + (where["gpu"] or f"a CPU ({where['platform']})")
+    on = (f"{said['processes']} x " if said["processes"] > 1 else "") + (where["gpu"] or f"a CPU ({where['platform']})")
     return (f"{said['layers']} of {said['target']['layers']} layers of {said['target']['name'] or 'the target'}, "
             f"{said['trained_parameters'] / 1e6:.3g} M trained parameters; {on}, torch {where['torch']}; {said['seconds']:.0f} s, "
-            f"{said['steps']:,} steps of {recipe['rows'] * said.get('processes', 1)} texts of {recipe['length']} tokens "
+            f"{said['steps']:,} steps of {recipe['rows'] * said['processes']} texts of {recipe['length']} tokens "
             f"({said['tokens'] / 1e6:.3g} M read, "
             f"{said['tokens_sampled'] / 1e6:.3g} M of the target's own drawn for it); "
             f"{recipe['optimizer']}, seed {said['seed']}" + ("" if said["finished"] else "; cut off before its end"))

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from .chat_format import turn_end
+
 SMOLLM2, SMOLLM2_DRAFT = "smollm2", "smollm2-draft"
 SMOLLM2_FOLDER = "SPEC_TOOLKIT_SMOLLM2"  # environment: a folder with smollm2's .gguf, where the package is not installed
 LIBRARIES = "pip install 'transformers>=5' gguf accelerate"
@@ -90,8 +92,8 @@ def encode(tokenizer, text: str) -> list[int]:
 
 
 def stop_ids(model, tokenizer) -> set[int]:
-    """The ids that end an answer: the tokenizer's and the model's own."""
-    given = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
+    """The ids that end an answer: the tokenizer's, its chat format's and the model's own."""
+    given = [tokenizer.eos_token_id, turn_end(tokenizer), getattr(model.generation_config, "eos_token_id", None)]
     return {token for entry in given if entry is not None for token in (entry if isinstance(entry, list) else [entry])}
 
 

@@ -1,6 +1,7 @@
 """Distilling a draft: the texts follow the target's law, the loss is the one that is said, the draft learns, the weights come back."""
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +111,17 @@ def test_questions_are_ours_and_a_tenth_is_held_out():
         for list_ in (frames, subjects or own_text_questions.TEXTS):
             ours, theirs = (own_text_questions.part(list_, held_out) for held_out in (False, True))
             assert len(ours) > 3 * len(theirs) > 0 and set(ours) | set(theirs) == set(list_) and not set(ours) & set(theirs)
+
+
+def test_the_chat_format_is_read_from_the_template():
+    """Not from eos_token, which some versions of transformers take from the wrong entry of a .gguf file."""
+    tokenizer = distill_tiny.tokenizer()
+    tokenizer.eos_token = "<start>"
+    assert own_text_openings.turns(tokenizer) == Turns(0, ((1, 3), (1, 2)))
+    silent = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    assert pretrained.stop_ids(silent, tokenizer) == {0, 1}
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    assert own_text_openings.turns(tokenizer) == Turns() and pretrained.stop_ids(silent, tokenizer) == {1}
 
 
 def test_a_tokenizer_without_a_chat():
