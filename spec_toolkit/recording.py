@@ -68,14 +68,16 @@ def load(name: str):
 
 
 def fitting(samplers, problem) -> tuple[list, dict[str, str]]:
-    """(those that take the problem, {peer: why it does not}). A kernel or baseline that refuses one raises: that is a fault."""
+    """(those that take the problem, {sampler: why it does not}): a peer may refuse it, and PyTorch's compiler may fail at it. Of another
+    sampler either is a fault, and raises when it is timed."""
     ready, left_out = [], {}
     for sampler in samplers:
+        peer, compiled = getattr(sampler, "own_generator", False), sampler.name == "torch_compile"
         try:
-            if getattr(sampler, "own_generator", False):
+            if peer or compiled:
                 sampler.bind(problem)
             ready.append(sampler)
-        except (PeerMissing, ValueError, TypeError) as error:
+        except RuntimeError if compiled else (PeerMissing, ValueError, TypeError) as error:
             left_out[sampler.name] = f"{type(error).__name__}: {error}"
     return ready, left_out
 

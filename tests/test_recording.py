@@ -127,6 +127,17 @@ def test_the_spec_of_a_cell_is_what_its_record_says():
     assert set(said.spec) == set(inspect.signature(make_problem).parameters)
 
 
+def test_a_problem_that_pytorch_cannot_compile_for_is_timed_without_that():
+    def refusing(error):
+        raise error
+    compiled, kernel = (SimpleNamespace(name=name, bind=lambda _: refusing(RuntimeError("torch.compile failed: InductorError")))
+                        for name in ("torch_compile", "v1"))
+    ready, left_out = recording.fitting([compiled, kernel], problem=None)
+    assert ready == [kernel] and left_out == {"torch_compile": "RuntimeError: torch.compile failed: InductorError"}
+    with pytest.raises(ValueError, match="a fault"):
+        recording.fitting([SimpleNamespace(name="torch_compile", bind=lambda _: refusing(ValueError("a fault")))], problem=None)
+
+
 def test_a_sampler_that_fails_the_suite_is_not_timed(paper, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(recording.suite, "run_suite", lambda s, *_: [("case", Verdict(s.name != "torch_vectorised"))])
     assert cli.main(["gpu", "--out", str(tmp_path)]) == 1
