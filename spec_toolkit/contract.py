@@ -6,7 +6,7 @@
     cluster = "parts"                      blocks (along x) of a thread block cluster (default 1; at most max_cluster)
     draw    = "cdf" | "race" | "propose"   how the last token is drawn (reference.py)
     input   = "probs" | "logits"           the kind of problem it takes (default probs)
-    ulps    = 8                            rounding that `check` allows in a draw, in units of 2^-24 (see check.py)
+    ulps    = 8                            rounding that `check` allows in a draw, in units of 2^-24 (intervals.py)
     bytes   = "(batch + rejected) * vocab * itemsize"    predicted bytes of the rows read
     tune    = { BLOCK = 128 }              integer macros, with their defaults; load_sampler("v1", BLOCK=64) changes one
     values  = { tiles = "ceil_div(vocab, TILE)" }        further integers, usable as arguments and in expressions

@@ -10,8 +10,8 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from .check import SENTINEL
 from .cpu import fibre_order
+from .poison import SENTINEL
 from .synthetic import make_problem
 
 LENGTHS = [3, 0, 1, 5, 2, 4]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 import torch
 
 from . import suite
-from .check import compare
+from .mismatch import compare
 from .sampler import list_kernels, load_sampler
 
 DONE, AT = "sanitize_target: done ", "sanitize_target: at "

@@ -4,11 +4,7 @@ Such a sampler shares no random bits with the reference, so no token can be comp
 that the rule could have produced (`structure`), and on rows of 64 ids with the same number of drafts the outputs must
 occur as often as they should (`own_law`): a chi-square test that states what bias it would catch.
 """
-import contextlib
-import warnings
-
 import numpy as np
-import torch
 
 from .law import LawResult, law_check
 from .reference import _probability, draft_tokens, row_weights, usable
@@ -76,17 +72,3 @@ def law_rows(length, vocab, seed=0):
         chance = np.where(draft > 0, target[:length] / draft, np.inf)
         tokens = np.argmin(np.abs(np.where(chance < 0.97, chance, np.inf) - 0.85), axis=1) if length else []
     return target, draft, [int(token) for token in tokens]
-
-
-@contextlib.contextmanager
-def poisoned_memory():
-    """torch.empty gives the largest integer (NaN for floats) inside: for calls that return fresh tensors, whose unwritten
-    elements a sentinel could not show. A mode of PyTorch, put back afterwards; other effects of it only warn."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -4,7 +4,8 @@ from __future__ import annotations
 import html
 from dataclasses import asdict, dataclass, field
 
-from .check import CheckResult, Mismatch
+from .check import CheckResult
+from .mismatch import Mismatch
 from .probes import is_move
 
 SHOWN = 4

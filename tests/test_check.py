@@ -8,8 +8,10 @@ import torch
 
 from spec_toolkit import baselines, philox
 from spec_toolkit.baselines import load_baseline
-from spec_toolkit.check import CheckResult, check, fingerprint, law_check
+from spec_toolkit.check import CheckResult, check
 from spec_toolkit.chi_square import chi2_tail, chi_square, detectable_noncentrality
+from spec_toolkit.fingerprint import fingerprint
+from spec_toolkit.law import law_check
 from spec_toolkit.problem import Outputs, from_torch
 from spec_toolkit.reference import draw_token, proposal_uniforms, reference, row_weights, target_row, usable
 from spec_toolkit.synthetic import make_problem

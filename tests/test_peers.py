@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from spec_toolkit import bench, composed, peers, readme, results, structure
+from spec_toolkit import bench, composed, peers, poison, readme, results, structure
 from spec_toolkit.baselines import empty_outputs, load_baseline
 from spec_toolkit.check import check
 from spec_toolkit.crosscheck import crosscheck
@@ -137,7 +137,7 @@ def test_the_law_is_tested_once_per_source_and_length_and_never_through_a_graph(
 
 
 def test_the_mode_of_pytorch_is_put_back():
-    with structure.poisoned_memory():
+    with poison.poisoned_memory():
         assert int(torch.empty(3, dtype=torch.int32)[1]) == 2**31 - 1
     assert not torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from spec_toolkit import load_sampler, make_problem, runs
-from spec_toolkit.check import compare
 from spec_toolkit.cli import build_parser
+from spec_toolkit.mismatch import compare
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
