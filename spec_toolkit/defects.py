@@ -1,4 +1,4 @@
-"""The planted defects: each of a kind really shipped, as patches of the rungs' sources (mutants.py applies and judges them).
+"""The planted defects: each of a kind really shipped, as patches of the rungs' sources (mutant_kernels.py applies, mutants.py judges them).
 
 An anchor is a regular expression; where a defect has several, each is for another way in which the rungs do the same thing.
 

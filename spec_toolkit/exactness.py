@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from . import mutants, results
+from .mutant_findings import PARTS
 from .peers import PEERS
 from .readme import fill, names
 from .tables import markdown
@@ -72,7 +73,7 @@ def checks_block(folder) -> str:
             finest = "" if finest is None else f"{finest:.4f}"
             rows.append([report["sampler"], report["level"], where(record), *passed, first,
                          f"{len(report['cases'])}", f"{draws:,}", finest])
-    head = ["sampler", "level", "on", *mutants.PARTS, "first failure", "cases", "draws", "finest bias"]
+    head = ["sampler", "level", "on", *PARTS, "first failure", "cases", "draws", "finest bias"]
     said = [peer_findings(report) for record in records(folder, "spec_toolkit check 1") for report in record["reports"]]
     return (markdown(head, rows, texts=8) + "".join(f"\n{text}\n" for text in said if text) if rows
             else "No report is recorded: `make gpu-check` writes them on a GPU.\n")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from spec_toolkit import exactness, suite
+from spec_toolkit.defects import MUTANTS
 from spec_toolkit.examine import laws
-from spec_toolkit.mutants import MUTANTS
 from spec_toolkit.readme import names
 
 PAGE = exactness.PAGE.read_text()

@@ -9,8 +9,9 @@ from test_examine import Own, Wrong
 from spec_toolkit import check, cli, load_sampler, suite
 from spec_toolkit import fuzz as module
 from spec_toolkit.baselines import load_baseline
+from spec_toolkit.defects import MUTANTS
 from spec_toolkit.fuzz import NeedsHypothesis, drawn, fuzz, judged
-from spec_toolkit.mutants import MUTANTS, load_mutant
+from spec_toolkit.mutant_kernels import load_mutant
 from spec_toolkit.problem import ROW_DTYPES
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}

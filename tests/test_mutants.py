@@ -4,8 +4,11 @@ import re
 import pytest
 import torch
 
-from spec_toolkit import load_sampler, make_problem, mutants
-from spec_toolkit.mutants import MUTANTS, PARTS, Mutant, applies_to, findings, flatten, is_idle, judged, kill, load_mutant, rung_text, table
+from spec_toolkit import load_sampler, make_problem, mutant_findings, mutant_kernels, mutants
+from spec_toolkit.defects import MUTANTS, Mutant
+from spec_toolkit.mutant_findings import PARTS, findings
+from spec_toolkit.mutant_kernels import applies_to, flatten, is_idle, load_mutant, rung_text
+from spec_toolkit.mutants import judged, kill, table
 from spec_toolkit.sampler import list_kernels
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -76,7 +79,7 @@ def test_code_that_a_rung_does_not_run_is_idle():
 def test_what_is_held_is_not_run_again(monkeypatch):
     runs = []
     monkeypatch.setattr(mutants, "judged", lambda pairs, *words, **more: runs.append(len(pairs)) or [
-        {"mutant": mutant.name, "rung": rung, "source": mutants.mark(mutant, rung), "idle": False, "caught_by": ["law"]}
+        {"mutant": mutant.name, "rung": rung, "source": mutant_kernels.mark(mutant, rung), "idle": False, "caught_by": ["law"]}
         for mutant, rung in pairs])
     first = kill(MUTANTS[:3], ["v1", "v2"])
     assert kill(MUTANTS[:4], ["v1", "v2"], held=first)[:6] == first and runs == [6, 2]
@@ -105,7 +108,7 @@ def test_one_that_kills_its_process_or_never_ends_is_caught(monkeypatch):
     (found,) = kill([fatal], ["v1"], say=lambda text: None)
     assert found["caught_by"] == ["poison"] and "exit code 7" in found["findings"]["poison"]
     endless = Mutant("endless", "loops", ((r"    int accepted = 0, bits = 0;", "    int accepted = 0, bits = 0; for (volatile int x = 1; x;) {}"),))
-    monkeypatch.setattr(mutants, "TIMEOUT_S", 8)
+    monkeypatch.setattr(mutant_findings, "TIMEOUT_S", 8)
     (found,) = kill([endless], ["v1"], say=lambda text: None)
     assert found["findings"] == {"poison": "no answer within 8 s"}
 

@@ -5,7 +5,8 @@ from test_examine import Own, Wrong
 
 from spec_toolkit import load_sampler, make_problem
 from spec_toolkit.baselines import load_baseline
-from spec_toolkit.mutants import MUTANTS, load_mutant, rung_text
+from spec_toolkit.defects import MUTANTS
+from spec_toolkit.mutant_kernels import load_mutant, rung_text
 from spec_toolkit.probes import is_move, probe, rebatched, rebound, reordered, resplit
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
