@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 # Name -> the module that holds it. Loaded at first use: importing the package needs neither CuPy nor a compiler.
 _HOMES = {
     "Problem": "problem", "Outputs": "problem", "from_torch": "problem", "make_problem": "synthetic",
-    "reference": "reference", "output_law": "reference",
+    "reference": "reference", "output_law": "exact_law",
     "load_sampler": "sampler", "list_samplers": "sampler", "live_sampler": "live", "save_kernel": "live",
     "check": "check", "CheckResult": "check", "examine": "examine", "benchmark": "bench", "Timing": "bench", "limits": "bench",
     "Decoder": "llm", "GraphDecoder": "graph_decoder", "NgramDrafter": "drafting",

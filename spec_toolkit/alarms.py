@@ -19,10 +19,10 @@ import torch
 
 from . import philox, results
 from .checking import _loaded as load
+from .exact_law import output_law
 from .examine import ALPHA, DRAWS, POWER, examine, laws
 from .law import ENDED, judge, law_check, marginal
 from .problem import Outputs
-from .reference import output_law
 
 FORMAT = "spec_toolkit alarms 1"
 

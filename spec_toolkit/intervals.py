@@ -14,7 +14,8 @@ import math
 import numpy as np
 
 from . import philox
-from .reference import PROPOSALS, cdf_draw, draft_row, proposal_uniforms, propose, residual, target_row, usable
+from .reference import PROPOSALS, cdf_draw, proposal_uniforms, propose, residual, usable
+from .request_rows import draft_row, target_row
 
 DECISION_TOLERANCE = 2.0**-22
 ULP = 2.0**-24

@@ -12,8 +12,8 @@ import torch
 
 from . import philox
 from .chi_square import ChiSquare, chi_square
+from .exact_law import output_law
 from .problem import from_torch
-from .reference import output_law
 
 SHOWN = 5
 ENDED = -1  # the cell of a position where the sequence has ended

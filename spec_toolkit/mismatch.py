@@ -12,8 +12,8 @@ from . import philox
 from .fingerprint import fingerprints
 from .intervals import cdf_interval, decision_slack, propose_interval, race_interval, uniform, weight_error
 from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL
-from .reference import accepts, draft_row, reference, row_weights, target_row, usable
-from .reference import draft_tokens as drafted_ids
+from .reference import accepts, reference, row_weights, usable
+from .request_rows import draft_row, draft_tokens, target_row
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def expected_outputs(problem, draw):
 def _explain(sampler, problem, b, got, expected):
     """(explained, failures) of request b, which differs from the reference somewhere."""
     tokens, accepted, status = got[0], int(got[1]), int(got[2])
-    length, drafted = problem.draft_len[b], drafted_ids(problem, b)
+    length, drafted = problem.draft_len[b], draft_tokens(problem, b)
     if not 0 <= accepted <= length:
         return [], [Mismatch(b, -1, "count", f"0..{length} (reference {expected[1]})", accepted)]
     for position in range(len(tokens)):

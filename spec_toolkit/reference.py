@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 from . import philox
-from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Outputs, probability_rows
+from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Outputs
+from .request_rows import draft_row, draft_tokens, drafted_probabilities, target_row
 
 DRAWS = ("cdf", "race", "propose")
 PROPOSALS = 32  # of the draw "propose", before it falls back on "cdf"
@@ -74,7 +75,7 @@ def decide(problem, b) -> list[Decision]:
     seed, position = int(problem.seeds[b]), int(problem.positions[b])
     for i, token in enumerate(draft_tokens(problem, b)):
         u = philox.uniform23(philox.random_words(seed, position, philox.ACCEPT, i)[0])
-        target, draft = _probability(problem, b, i, token)
+        target, draft = drafted_probabilities(problem, b, i, token)
         decisions.append(Decision(u, target, draft, accepts(u, target, draft)))
         if not decisions[-1].accepted:
             break
@@ -158,99 +159,3 @@ def proposal_uniforms(seed, position, k) -> tuple[float, float]:
 def race_draw(weights, noise) -> int:
     """argmax of weight / noise; ties go to the lowest id (as NumPy's argmax)."""
     return int(np.argmax(weights / noise))
-
-
-def draft_tokens(problem, b) -> list[int]:
-    """The drafted ids of request b."""
-    return problem.draft_tokens[_draft_rows(problem, b)].tolist()
-
-
-def target_row(problem, b, i):
-    """Target row i (0..K_b) of request b, [vocab]: float32 as stored, or the float64 softmax of logits."""
-    return _row(problem, b, problem.target[_draft_rows(problem, b).start + b + i])
-
-
-def draft_row(problem, b, i):
-    """Draft row i (0..K_b-1) of request b, likewise (normalised by draft_lse where the problem has it); one-hot at the
-    drafted token if the problem has no draft rows."""
-    at = _draft_rows(problem, b).start + i
-    if problem.draft is not None:
-        return _row(problem, b, problem.draft[at], None if problem.draft_lse is None else problem.draft_lse[at : at + 1].cpu())
-    return (np.arange(problem.vocab) == int(problem.draft_tokens[at])).astype(np.float32)
-
-
-def output_law(target_rows, draft_rows=None, draft_tokens=None) -> dict:
-    """The exact law {emitted tokens (tuple): probability} of one request, by enumeration: for small vocabularies.
-
-    target_rows [K+1, V]; draft_rows [K, V] or None (one-hot, which needs draft_tokens). draft_tokens [K]: the law given
-    those drafts; None: drafts drawn from draft_rows (each normalised). Probabilities sum to 1.
-    """
-    target_rows = np.asarray(target_rows, dtype=np.float64)
-    count, vocab = len(target_rows) - 1, target_rows.shape[1]
-    if draft_rows is None and draft_tokens is None and count:
-        raise ValueError("draft_tokens: got None without draft_rows, accepted: the drafted ids (one-hot drafts have no law of their own)")
-    law = {}
-    prefixes = {(): 1.0}
-    for i in range(count):
-        target, longer = target_rows[i], {}
-        for prefix, mass in prefixes.items():
-            for token, chance in _proposals(i, draft_rows, draft_tokens):
-                draft = np.asarray(draft_rows[i], dtype=np.float64) if draft_rows is not None else 1.0 * (np.arange(vocab) == token)
-                keep = _accept_chance(target, draft, token)
-                _add(longer, prefix + (token,), mass * chance * keep)
-                for recovered, share in _draw_law(residual(target, draft), usable(target)):
-                    _add(law, prefix + (recovered,), mass * chance * (1 - keep) * share)
-        prefixes = longer
-    for prefix, mass in prefixes.items():
-        for token, share in _draw_law(usable(target_rows[count])):
-            _add(law, prefix + (token,), mass * share)
-    return law
-
-
-def _proposals(i, draft_rows, draft_tokens):
-    if draft_tokens is not None:
-        return [(int(draft_tokens[i]), 1.0)]
-    row = usable(draft_rows[i])
-    return [(token, mass) for token, mass in enumerate(row / row.sum()) if mass > 0]
-
-
-def _accept_chance(target, draft, token):
-    """P(u * q < p) for a continuous u."""
-    if not 0 <= token < len(target) or usable(target[token]) == 0 or np.isnan(draft[token]):
-        return 0.0
-    return 1.0 if draft[token] <= target[token] else float(target[token] / draft[token])
-
-
-def _draw_law(*choices):
-    """[(token, probability)] of a draw from the first of the weight rows that has mass; token -1 if none has."""
-    for weights in choices:
-        if weights.any():
-            return list(enumerate(weights / weights.sum()))
-    return [(-1, 1.0)]
-
-
-def _add(law, key, mass):
-    if mass > 0:
-        law[key] = law.get(key, 0.0) + mass
-
-
-def _draft_rows(problem, b):
-    start, stop = problem.draft_start[b : b + 2].tolist()
-    return slice(start, stop)
-
-
-def _row(problem, b, stored, lse=None):
-    if problem.kind == "probs":
-        return stored.float().cpu().numpy()
-    return probability_rows(stored[None].cpu(), problem.temperature[b : b + 1].cpu(), torch.float64, lse)[0].numpy()
-
-
-def _probability(problem, b, i, token):
-    """Target and draft probability of drafted token i; one element is fetched from stored rows, a row from logits."""
-    if not 0 <= token < problem.vocab:
-        return 0.0, 1.0 if problem.draft is None else 0.0
-    if problem.kind == "logits":
-        return float(target_row(problem, b, i)[token]), float(draft_row(problem, b, i)[token])
-    at = _draft_rows(problem, b).start + i
-    draft = 1.0 if problem.draft is None else float(problem.draft[at, token])
-    return float(problem.target[at + b, token]), draft

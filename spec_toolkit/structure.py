@@ -7,7 +7,8 @@ occur as often as they should (`own_law`): a chi-square test that states what bi
 import numpy as np
 
 from .law import LawResult, law_check
-from .reference import _probability, draft_tokens, row_weights, usable
+from .reference import row_weights, usable
+from .request_rows import draft_tokens, drafted_probabilities
 
 LAW_VOCAB = 64
 LAW_DRAWS = 60_000
@@ -31,7 +32,7 @@ def _impossible(problem, b, tokens, accepted):
         if position != accepted and token != expected:
             return f"position {position}: {'copy' if position < accepted else 'tail'}: expected {expected}, got {token}"
     for i, token in enumerate(drafted[:accepted + 1]):
-        target, draft = _probability(problem, b, i, token)
+        target, draft = drafted_probabilities(problem, b, i, token)
         if i < accepted and not usable(target) > 0:
             return f"position {i}: decision: id {token} of target probability {target:g} was accepted"
         if i == accepted and usable(target) > 0 and target > draft * CERTAIN:

@@ -9,10 +9,10 @@ import torch
 from spec_toolkit import alarms, load_sampler
 from spec_toolkit.alarms import Alarms, Biased, false_alarms, power
 from spec_toolkit.baselines import load_baseline
+from spec_toolkit.exact_law import output_law
 from spec_toolkit.examine import laws
 from spec_toolkit.law import marginal
 from spec_toolkit.problem import from_torch
-from spec_toolkit.reference import output_law
 
 RIGHT = load_baseline("torch_vectorised")
 

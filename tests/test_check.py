@@ -13,7 +13,8 @@ from spec_toolkit.chi_square import chi2_tail, chi_square, detectable_noncentral
 from spec_toolkit.fingerprint import fingerprint
 from spec_toolkit.law import law_check
 from spec_toolkit.problem import Outputs, from_torch
-from spec_toolkit.reference import draw_token, proposal_uniforms, reference, row_weights, target_row, usable
+from spec_toolkit.reference import draw_token, proposal_uniforms, reference, row_weights, usable
+from spec_toolkit.request_rows import target_row
 from spec_toolkit.synthetic import make_problem
 
 

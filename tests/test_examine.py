@@ -10,11 +10,11 @@ from spec_toolkit import check, examine, load_sampler, suite
 from spec_toolkit import examine as public_examine
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.composed import load_composed
+from spec_toolkit.exact_law import output_law
 from spec_toolkit.examine import ALPHA, effort, laws
 from spec_toolkit.law import LawResult
 from spec_toolkit.poison import SENTINEL
 from spec_toolkit.problem import Outputs
-from spec_toolkit.reference import output_law
 from spec_toolkit.verdict import Report
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from spec_toolkit import philox, plot_precision, precision, reference
+from spec_toolkit.exact_law import output_law
 from spec_toolkit.problem import from_torch
-from spec_toolkit.reference import output_law
 
 
 def test_below_counts_the_uniforms_of_the_contract():
