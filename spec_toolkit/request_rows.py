@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .problem import probability_rows
+from .probability_rows import probability_rows
 
 
 def draft_tokens(problem, b) -> list[int]:

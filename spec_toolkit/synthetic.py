@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from .problem import MAX_DRAFT, ROW_DTYPES, Problem, _starts, probability_rows, row_chunks
+from .probability_rows import probability_rows, row_chunks
+from .problem import MAX_DRAFT, ROW_DTYPES, Problem, _starts
 
 EXPONENTS = {"zipf": 1.2, "peaked": 2.5, "flat": None}  # flat: exp(0.5 * normal)
 PADDING_VALUE = 1e30  # columns past vocab: finite garbage, so that a kernel that reads them is seen to

@@ -217,8 +217,8 @@ def test_our_kernels_compile_without_a_gpu_and_do_not_spill(arch):
 
 
 def problem_and_samplers():
-    from spec_toolkit.problem import make_problem
     from spec_toolkit.sampler import load_sampler
+    from spec_toolkit.synthetic import make_problem
     return make_problem(device="cuda"), [load_sampler(name) for name in ("python_loop", "torch_vectorised", "v1", "v2")]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spec_toolkit import philox
-from spec_toolkit.problem import make_problem
+from spec_toolkit.synthetic import make_problem
 
 FULL = 0xFFFFFFFF
 # Random123's kat_vectors, philox4x32 with 10 rounds: counter and key, then the answer.

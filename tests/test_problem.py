@@ -6,7 +6,9 @@ import json
 import pytest
 import torch
 
-from spec_toolkit.problem import MAX_DRAFT, Problem, from_torch, make_problem, probability_rows
+from spec_toolkit.probability_rows import probability_rows
+from spec_toolkit.problem import MAX_DRAFT, Problem, from_torch
+from spec_toolkit.synthetic import make_problem
 
 
 def small(**changes):
@@ -264,7 +266,7 @@ def test_same_arguments_same_problem_and_spec_is_json():
 
 
 def test_chunks_cover_all_rows(monkeypatch):
-    monkeypatch.setattr("spec_toolkit.problem.CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr("spec_toolkit.probability_rows.CHUNK_ELEMENTS", 100)
     problem = make_problem(batch=5, draft_len=3, vocab=40, acceptance=0.6, logits=True)
     assert problem.acceptance == pytest.approx(0.6, abs=1e-4)
     assert problem.probs().target_probs.sum(-1).tolist() == pytest.approx([1] * 20, abs=1e-5)

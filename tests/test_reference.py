@@ -6,8 +6,9 @@ import torch
 
 from spec_toolkit import philox
 from spec_toolkit.exact_law import output_law
-from spec_toolkit.problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Problem, from_torch, make_problem
+from spec_toolkit.problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Problem, from_torch
 from spec_toolkit.reference import accepts, cdf_draw, decide, propose, race_draw, reference, residual, row_weights, usable
+from spec_toolkit.synthetic import make_problem
 
 NAN, INF = float("nan"), float("inf")
 DRAWS = pytest.mark.parametrize("draw", ["cdf", "race", "propose"])
