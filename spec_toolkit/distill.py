@@ -7,7 +7,6 @@ fast the machine is. About once a minute the weights and their provenance are wr
 """
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +15,11 @@ import torch
 
 from . import distill_ranks, draft_weights
 from .distill_measure import acceptance
+from .distill_pools import Pools
 from .distill_recipe import HEATS, Recipe
 from .distill_student import Student
-from .own_text import Pool, TextSampler
-from .own_text_openings import SHARES, SOURCES, openings, turns
+from .own_text import Pool
+from .own_text_openings import SHARES, SOURCES
 from .results import environment
 
 SAVE_SECONDS = 60.0
@@ -39,58 +39,36 @@ def distill(target, tokenizer, out, recipe: Recipe, name: str = "", started: flo
 
 class Distillation:
     def __init__(self, target, tokenizer, out, recipe, name, started, say, start=None, ranks=distill_ranks.Ranks()):
-        self.target, self.tokenizer, self.out, self.recipe, self.name, self.say = target, tokenizer, Path(out), recipe, name, say
+        self.target, self.out, self.recipe, self.name, self.say = target, Path(out), recipe, name, say
         self.started, self.deadline = started, started + recipe.seconds - min(10.0, 0.1 * recipe.seconds)  # the rest: the last measurement
         self.ranks, self.leads, self.student = ranks, ranks.rank == 0, Student(target, recipe, ranks)
         self.before = draft_weights.provenance_of(start) if start else None  # how the weights that are gone on from came to be
         if start:
             self._go_on_from(start)
-        self.device, self.curve, self.pools = self.student.device, [], []
+        self.device, self.curve = self.student.device, []
         self.environment = environment(str(self.device))
-        self.steps = self.tokens = self.drawn = self.sampled = 0
-        self.sampling_seconds = self.last_sampling = 0.0
+        self.steps = self.tokens = 0
         self.sums, self.since = torch.zeros(2, recipe.depth, device=self.device), 0
-        self.sampler = TextSampler(target, recipe.batch, recipe.length, turns(tokenizer))
-        self.held_out = self.sample(held_out=True).rows(slice(0, recipe.held_out)) if self.leads else None
-        self.sampled = 1
+        self.pools = Pools(target, tokenizer, recipe, self.device, ranks)
+        self.held_out = self.pools.held_out() if self.leads else None
         self.told = self.saved = time.monotonic()
 
     def run(self) -> dict | None:
         if self.leads:
             self.report()
-        self.add_pool()
-        self.student.warm_up(self.pools[0].rows(slice(0, self.recipe.rows)))  # at rate 0, before the schedule begins
+        self.pools.add()
+        self.student.warm_up(self.pools.kept[0].rows(slice(0, self.recipe.rows)))  # at rate 0, before the schedule begins
         if self.leads:
             self.say(f"{time.monotonic() - self.started:6.1f} s  the first step is done: "
                      + ", ".join(f"{part} {how}" for part, how in self.student.how.items()))
         self.begun = time.monotonic()
         while self.ranks.agreed(self.progress()) < 1:
             self.train_round()
-            if self.ranks.agreed(self.progress() < 1 and time.monotonic() + 1.5 * self.last_sampling < self.deadline):
-                self.add_pool()
+            if self.ranks.agreed(self.progress() < 1 and time.monotonic() + 1.5 * self.pools.last_seconds < self.deadline):
+                self.pools.add()
         if self.leads and self.since:
             self.report()
         return self.save(finished=True) if self.leads else None
-
-    def add_pool(self) -> None:
-        pool = self.sample()
-        self.drawn += round(self.ranks.total(pool.drawn))
-        self.pools = [*self.pools, pool][-self.recipe.pools_kept:]
-
-    def sample(self, held_out: bool = False) -> Pool:
-        """A fresh pool; the first one of all is held out: other seeds, other files, and never trained on."""
-        begun, count = time.monotonic(), self.recipe.batch
-        seed = self.recipe.seed * 1_000_003 + self.ranks.rank * 10_007 + self.sampled
-        self.sampled += 1
-        dice = random.Random(seed)
-        heats = [HEATS[0][i % 2] for i in range(count)] if held_out else dice.choices(*HEATS, k=count)
-        texts = [ids[:self.recipe.length // 2] for ids in openings(self.tokenizer, count, seed, held_out)]
-        pool = self.sampler.sample(texts, heats, seed)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the pool is there when the clock is read
-        self.last_sampling = time.monotonic() - begun
-        self.sampling_seconds += self.last_sampling
-        return pool
 
     def progress(self) -> float:
         by_time = (time.monotonic() - self.begun) / max(self.deadline - self.begun, 1e-9)
@@ -98,7 +76,7 @@ class Distillation:
 
     def train_round(self) -> None:
         """Every text of the kept pools once, in random order, but for those that would not fill a step."""
-        pool, rows = Pool.together(self.pools), self.recipe.rows
+        pool, rows = Pool.together(self.pools.kept), self.recipe.rows
         order = torch.randperm(len(pool.heat), generator=torch.Generator().manual_seed(self.recipe.seed + self.steps)).to(self.device)
         for chosen in order[:len(order) // rows * rows].split(rows):
             progress = self.ranks.agreed(self.progress())
@@ -117,7 +95,7 @@ class Distillation:
         measured = self.measured(self.student.draft, self.held_out.rows(slice(0, CURVE_TEXTS)))
         variation, divergence = ((self.sums / self.since).tolist() if self.since else (None, None))
         now = time.monotonic()
-        point = {"seconds": round(now - self.started, 1), "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
+        point = {"seconds": round(now - self.started, 1), "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.pools.drawn,
                  "train_total_variation": variation and variation[0], "train_kl": divergence and divergence[0],
                  "train_total_variation_by_depth": variation,
                  "acceptance": {heat: by_depth[0]["acceptance"] for heat, by_depth in measured["all"].items()},
@@ -168,9 +146,9 @@ class Distillation:
                 "trained_parameters": sum(weight.numel() for weight in self.student.weights), "texts": SOURCES, "finished": finished,
                 "recipe": asdict(self.recipe), "loss": loss, "how": self.student.how, "processes": self.ranks.size,
                 "temperatures": {f"{heat:g}": share for heat, share in zip(*HEATS)}, "seed": self.recipe.seed,
-                "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.drawn,
-                "pools": self.sampled - 1, "seconds": round(time.monotonic() - self.started, 1),
-                "sampling_seconds": round(self.sampling_seconds, 1), "sampling": self.sampler.how, "openings": SHARES,
+                "steps": self.steps, "tokens": self.tokens, "tokens_sampled": self.pools.drawn,
+                "pools": self.pools.count, "seconds": round(time.monotonic() - self.started, 1),
+                "sampling_seconds": round(self.pools.seconds, 1), "sampling": self.pools.sampler.how, "openings": SHARES,
                 "gpu_memory_gib": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1) if on_gpu else None,
                 "environment": self.environment, "curve_texts": min(CURVE_TEXTS, self.recipe.held_out), "curve": self.curve,
                 "before": self.before}

@@ -232,7 +232,7 @@ def test_the_target_is_as_it_was(trained):
 
 def test_held_out_texts_are_not_trained_on(words, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("spec_toolkit.distill.openings", lambda *given: asked.append(given) or own_text_openings.openings(*given))
+    monkeypatch.setattr("spec_toolkit.distill_pools.openings", lambda *given: asked.append(given) or own_text_openings.openings(*given))
     training = Distillation(llama(), words[0], tmp_path, Recipe(steps=4, layers=1, **TINY), "", 0.0, lambda line: None)
     seen = []
     step = training.student.step
@@ -244,7 +244,7 @@ def test_held_out_texts_are_not_trained_on(words, tmp_path, monkeypatch):
     assert [given[3] for given in asked] == [True, *[False] * (len(asked) - 1)] and len({given[2] for given in asked}) == len(asked)
     heats, shares = HEATS
     assert set(training.held_out.heat.tolist()) == {torch.tensor(heat).item() for heat in heats}
-    pools = [training.sample().heat for _ in range(10)]
+    pools = [training.pools.sample().heat for _ in range(10)]
     assert float((torch.cat(pools) == 1).float().mean()) == pytest.approx(dict(zip(heats, shares))[1.0], abs=0.08)
 
 

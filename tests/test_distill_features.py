@@ -196,8 +196,8 @@ def _process(folder):
     recipe = Recipe(steps=5, pools_kept=2, **TINY | {"batch": 16, "length": 24, "rows": 8, "held_out": 16})
     training = Distillation(distill_tiny.target(), distill_tiny.tokenizer(), folder, recipe, "tiny", time.monotonic(), print, None, ranks)
     assert (training.run() is None) == (ranks.rank > 0) and training.steps == 5
-    saved = {"weights": draft_weights.own_weights(training.student.draft), "drawn": training.drawn}
-    torch.save(saved | {"pools": [pool.tokens for pool in training.pools]}, f"{folder}/rank{ranks.rank}.pt")
+    saved = {"weights": draft_weights.own_weights(training.student.draft), "drawn": training.pools.drawn}
+    torch.save(saved | {"pools": [pool.tokens for pool in training.pools.kept]}, f"{folder}/rank{ranks.rank}.pt")
     distill_ranks.left(ranks)
 
 
