@@ -13,6 +13,8 @@ import socket
 import torch
 import torch.distributed as dist
 
+from .pretrained import ModelError
+
 PATIENCE = datetime.timedelta(minutes=10)
 
 
@@ -48,16 +50,27 @@ class Ranks:
 
 
 def spread(count: int, function, *given) -> None:
-    """Call the function in `count` processes that `joined` finds together. One that fails ends the others, and raises here."""
+    """Call the function in `count` processes that `joined` finds together. One that fails ends the others, and raises here: ModelError and
+    ValueError as they are."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    torch.multiprocessing.spawn(_one_of, (shared, function, given), nprocs=count)
+    refused = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        torch.multiprocessing.spawn(_one_of, (shared, refused, function, given), nprocs=count)
+    except torch.multiprocessing.ProcessExitedException:
+        if refused.empty():
+            raise
+        raise refused.get() from None
 
 
-def _one_of(rank, shared, function, given):
+def _one_of(rank, shared, refused, function, given):
     os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-    function(*given)
+    try:
+        function(*given)
+    except (ModelError, ValueError) as error:  # what was asked for cannot be met: said as by one process, without a traceback
+        refused.put(error)
+        raise SystemExit(2) from error
 
 
 def joined(device: str) -> tuple[Ranks, str]:

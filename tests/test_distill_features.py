@@ -239,6 +239,8 @@ def test_the_command_without_features_and_on_from_there_in_two_processes(tmp_pat
     assert said["processes"] == 2 and said["before"]["recipe"]["depth"] == 1 and said["recipe"]["features"]
     assert cli.main([*given, "--processes", "0"]) == 2 and "--processes: got 0, accepted: 1 or more" in capsys.readouterr().err
     assert cli.main([*given, "--depth", "2"]) == 2 and "depth: got 2, accepted: 1 without features" in capsys.readouterr().err
+    missing = ["distill", "--target", str(tmp_path / "none"), "--device", "cpu", "--processes", "2", "--out", str(tmp_path / "draft")]
+    assert cli.main(missing) == 2 and (said := capsys.readouterr().err).startswith("spec-toolkit distill: ") and "Traceback" not in said
 
 
 @pytest.mark.gpu
