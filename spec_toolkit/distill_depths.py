@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .features import takes_features, with_features
+from .own_text_step import rotated
 
 MASKED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # those that take any mask
 
@@ -29,7 +30,7 @@ def before(x, norm, query, key, value, cos, sin, eps: float):
     """x [n, length, width] -> queries, keys, values [n, heads, length, head_dim], turned to their positions."""
     normed = F.rms_norm(x, x.shape[-1:], norm, eps)
     queries, keys, values = (F.linear(normed, matrix).unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2) for matrix in (query, key, value))
-    return _rotated(queries, cos, sin), _rotated(keys, cos, sin), values
+    return rotated(queries, cos, sin), rotated(keys, cos, sin), values
 
 
 def behind(x, attended, out, norm, gate, up, down, eps: float):
@@ -106,8 +107,3 @@ def _mask(length, depth, repeats, dtype, device):
 def _later(hidden):
     """[n, length, width], one position further on; zeros at the first."""
     return F.pad(hidden[:, :-1], (0, 0, 1, 0))
-
-
-def _rotated(x, cos, sin):
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin

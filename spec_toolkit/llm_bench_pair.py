@@ -71,7 +71,8 @@ def make_pair(target, draft, prompts, stop=(), target_name="target", draft_name=
     names = {"target": target_name, "draft": draft_name, "dtype": str(target.dtype).removeprefix("torch."),
              "target_parameters": _parameters(target), "draft_parameters": draft and _parameters(draft),
              "draft_own_parameters": draft and _parameters(draft, besides=target),
-             "draft_features": draft is not None and takes_features(draft), "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft),
+             "draft_features": draft is not None and takes_features(draft),
+             "target_hash": weights_hash(target), "draft_hash": draft and weights_hash(draft),
              "vocab": target.get_output_embeddings().weight.shape[0],
              "prompts_hash": hashlib.sha256(repr(prompts).encode()).hexdigest()[:12]}
     return Pair(target, draft, prompts, set(stop), names)

@@ -46,7 +46,7 @@ class LlamaStep:
         mask = hidden_slots.expand(self.heads // self.key_heads, end).contiguous()
         for layer, (first_norm, qkv, out, second_norm, gate_up, down) in enumerate(self.layers):
             split = F.linear(self._norm(x, first_norm), qkv).view(batch, -1, self.head_dim)
-            turned = _rotated(split[:, :-self.key_heads], cos, sin)
+            turned = rotated(split[:, :-self.key_heads], cos, sin)
             self.keys[layer].index_copy_(2, place, turned[:, self.heads:, None])
             self.values[layer].index_copy_(2, place, split[:, -self.key_heads:, None])
             queries = turned[:, :self.heads].reshape(batch, self.key_heads, -1, self.head_dim)
@@ -69,7 +69,7 @@ class LlamaStep:
         return [weight.detach() for weight in weights]
 
 
-def _rotated(x, cos, sin):
-    """x [batch, heads, head_dim], turned to its position: halves paired, as Llama's weights expect."""
+def rotated(x, cos, sin):
+    """x [.., head_dim], turned to its position: halves paired, as Llama's weights expect."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from .chat_format import turn_end
+from .chat_format import encoded, turn_end
 
 SMOLLM2, SMOLLM2_DRAFT = "smollm2", "smollm2-draft"
 SMOLLM2_FOLDER = "SPEC_TOOLKIT_SMOLLM2"  # environment: a folder with smollm2's .gguf, where the package is not installed
@@ -87,7 +87,7 @@ def encode(tokenizer, text: str) -> list[int]:
     """The ids of a user's message in the model's chat format; of the bare text where the tokenizer has no such format."""
     if getattr(tokenizer, "chat_template", None):
         text = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return encoded(tokenizer, text)
     return tokenizer(text)["input_ids"]
 
 

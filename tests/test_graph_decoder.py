@@ -15,6 +15,7 @@ from tiny_llm import KINDS, PROMPTS, REPEATING, VOCAB, NoLooks, drafts, law_test
 from spec_toolkit import graph_capture, load_sampler
 from spec_toolkit.bound_baseline import BoundBaseline, can_be_bound
 from spec_toolkit.drafting import NgramDrafter
+from spec_toolkit.features import attach
 from spec_toolkit.graph_capture import CaptureFailed, captured
 from spec_toolkit.graph_decoder import GraphDecoder
 from spec_toolkit.graph_step import Step
@@ -223,10 +224,15 @@ def test_replays_are_the_launches_one_by_one(target, fused):
 @pytest.mark.gpu
 @pytest.mark.parametrize("fused", ["none", "both"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_greedy_graphs_in_the_dtypes_of_real_models(target, dtype, fused):
-    """A target that is its own draft: near ties aside, all is accepted, so the caches of both are right."""
+@pytest.mark.parametrize("features", [False, True])
+def test_greedy_graphs_in_the_dtypes_of_real_models(target, features, dtype, fused):
+    """A target that is its own draft, or is so with a matrix of zeros for features: near ties aside, all is accepted, so the caches of
+    both are right."""
     model = copy.deepcopy(target).to(dtype).cuda()
-    decoded = GraphDecoder(model, draft=model, draft_len=4, fused=fused).speculate(PROMPTS, max_new_tokens=40)
+    draft = copy.deepcopy(model)
+    if features:
+        attach(draft)
+    decoded = GraphDecoder(model, draft=draft, draft_len=4, fused=fused).speculate(PROMPTS, max_new_tokens=40)
     assert decoded.tokens_per_step > 3
 
 
