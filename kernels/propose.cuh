@@ -5,7 +5,7 @@
 #include "statistics.cuh"
 
 enum { STREAM_PROPOSE = 5 };    // behind the streams of common.cuh: two numbers for each proposal, of 52 bits
-constexpr int PROPOSALS = 32;   // after so many the residual is weighed, id by id: the law stays exactly the same
+constexpr int PROPOSALS = 128;  // after so many the residual is weighed, id by id: the law stays exactly the same
 
 // By one warp: a proposal; its id, or -1 if it is not kept. sums: of the target's tiles; words: its random numbers; stage: room for a
 // tile of both rows; all in shared memory. The tile is searched twice, for the lane and for the id, each lane having its ids in a run.
@@ -45,13 +45,15 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
     return __shfl_sync(ALL, uniform52(words.z, words.w) * own < residual(own, taken) ? id : -1, chosen);
 }
 
-// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. words: their random numbers; stage:
-// room for two tiles a warp; kept: a word a warp; all in shared memory.
-__device__ __forceinline__ int first_kept(const Row& row, const float* sums, int tiles, const uint4* words, ROW* stage, int* kept, int vocab) {
+// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. ready: the random numbers of the
+// first 32; stage: room for two tiles a warp; kept: a word a warp; all in shared memory.
+__device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, const uint4* ready, ROW* stage,
+                                          int* kept, int vocab) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     int token = -1;
     for (int k = warp; k - warp < PROPOSALS && token < 0; k += warps) {
-        const int own = k < PROPOSALS ? propose(row, sums, tiles, words[k], stage + 2 * TILE * warp, vocab, lane) : -1;
+        const uint4 words = k < 32 ? ready[k] : random_words(request.seed, request.position, STREAM_PROPOSE, k);
+        const int own = k < PROPOSALS ? propose(row, sums, tiles, words, stage + 2 * TILE * warp, vocab, lane) : -1;
         if (lane == 0) kept[warp] = own;
         __syncthreads();
         for (int w = warps - 1; w >= 0; --w) token = kept[w] >= 0 ? kept[w] : token;
@@ -60,41 +62,21 @@ __device__ __forceinline__ int first_kept(const Row& row, const float* sums, int
     return token;
 }
 
-// By the whole block: are all probabilities of a row finite? Of a row whose normaliser was given nobody has read more than was proposed.
-__device__ __forceinline__ bool all_finite(const ROW* stored, const Scale& scale, int pieces, int vocab) {
-    const Row row = {stored, nullptr, -1, scale};
-    bool finite = true;
-    for (int x = threadIdx.x / 32; x < pieces; x += blockDim.x / 32) {
-        const int first = x * STEP + threadIdx.x % 32 * VEC;
-        sum_piece(load_piece(stored, first, vocab), uint4{}, row, first, finite);
-    }
-    return !__syncthreads_or(!finite);
-}
-
-// By the whole block, if no proposal was kept: the residual weighed id by id, a piece of a warp at a time. Completes `status`.
-// sums: shared memory for a number a piece.
-__device__ __forceinline__ int weigh_all(const Request& request, Row row, float* sums, int pieces, int* drawn, int accepted, int vocab, int& status) {
+// By the whole block, if no proposal was kept: the residual weighed, a tile of a warp at a time. Completes `status`.
+// sums: shared memory for a number a tile.
+__device__ __forceinline__ int weigh_all(const Request& request, Row row, float* sums, int tiles, int* drawn, int accepted, int vocab, int& status) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const bool recovered = accepted < request.length;
     for (int attempt = 0;; ++attempt) {
-        const auto draft_of = [&](int first) { return row.draft ? load_piece(row.draft, first, vocab) : uint4{}; };
-        bool finite = true;
-        for (int x = warp; x < pieces; x += warps) {
-            const int first = x * STEP + lane * VEC;
-            const float sum = sum_warp(sum_piece(load_piece(row.target, first, vocab), draft_of(first), row, first, finite));
-            if (lane == 0) sums[x] = sum;
+        int bits = 0;
+        #pragma unroll 1
+        for (int tile = warp; tile < tiles; tile += warps) {
+            const float sum = sum_tile(row, tile, vocab, lane, bits);
+            if (lane == 0) sums[tile] = sum;
         }
-        if (__syncthreads_or(!finite)) status |= NONFINITE;
+        if (__syncthreads_or(bits)) status |= NONFINITE;
         if (warp == 0) {
-            const Cut cut = cut_sums(sums, pieces, lane);
-            const double limit = recover_uniform(request.seed, request.position, accepted) * __shfl_sync(ALL, cut.upto, 31);
-            const int owner = owner_of(cut, limit);
-            int token = -1;
-            if (owner >= 0) {
-                const Place place = find_tile(sums, cut, owner, 0, limit);
-                const int first = place.tile * STEP + lane * VEC;
-                token = find_among_lanes(load_piece(row.target, first, vocab), draft_of(first), row, first, place.rest, lane);
-            }
+            const int token = draw_token(row, sums, tiles, recover_uniform(request.seed, request.position, accepted), vocab, lane);
             if (lane == 0) *drawn = token;
         }
         __syncthreads();

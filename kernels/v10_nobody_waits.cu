@@ -1,9 +1,9 @@
 /*
 V10 - nobody waits: what a rejection has overtaken is not read
-Changes   Blocks start position by position, all requests' first row pairs before any second, and each looks once, when it starts,
-          whether its request has ended already: then it leaves. So laziness costs no round in which blocks wait for each other. A
-          block that starts before the verdict reads for nothing; there are few of these where the rows of one position are more
-          blocks than the GPU holds. The last block of a position to arrive joins the statistics of its tiles and tests the draft;
+Changes   Blocks start position by position, all requests' first row pairs before any second, and each looks, when it starts and with
+          every tile, whether its request has ended already: then it leaves. So laziness costs no round in which blocks wait for each
+          other. What is read before the verdict is read for nothing; that is little where the rows of one position are more blocks
+          than the GPU holds. The last block of a position to arrive joins the statistics of its tiles and tests the draft;
           the one that completes the decision draws the token. It draws without weighing the row: the target's tile sums are
           there, so ids are proposed from the target and kept as often as the residual would have them (propose.cuh).
           A row is cut into as many parts as let all blocks start at once, where the batch is small; else into so many that a
@@ -11,14 +11,14 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           four things to do, a warp each: the statistics of both rows joined, the numbers of the proposals, the test. Where the
           test rejects it draws at once, while the verdict is on its way.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
-          known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse of the draft
-          rows only the rejected one, by one block, for the status: is it finite?
+          known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse no draft row
+          but for that: what else is in it, NaN perhaps, nobody sees, and the status says nothing of it.
 Slow      From the last arrival to the token go four ways to the L2 and back, by code that is run once and so fetched line by line:
           short loops are faster here than unrolled ones, and registers on the stack (RESIDENT = 6) cost more than a sixth block gives.
 --- contract ---
 grid    = ["batch * parts", "max_draft + 1"]
 block   = "32 * WARPS"
-shared  = "16 * tiles + 4096 * WARPS"
+shared  = "8 * tiles + 4096 * WARPS"
 draw    = "propose"
 input   = "logits"
 ulps    = 24
@@ -52,7 +52,7 @@ struct Shared {
     int skipped, last, stop, token, kept[WARPS];
     float target, draft, u; // the drafted token's logits, and the number it is tested with
     Scale scale[2];         // of the target row and the draft row
-    uint4 words[PROPOSALS]; // random numbers of the proposals
+    uint4 words[32];        // random numbers of the first proposals
 };
 static_assert(WARPS >= 4, "the last block of a position has four things to do at once");
 
@@ -139,8 +139,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         long long target_stride, long long draft_stride,
         float* tile_stats, unsigned long long* arrived, unsigned long long* verdicts, unsigned* drawing,
         int* out_tokens, int* num_accepted, int* status) {
-    extern __shared__ float tops[];
+    extern __shared__ uint4 stage[];  // two tiles of each warp
     __shared__ Shared shared;
+    float* const tops = reinterpret_cast<float*>(stage + 256 * WARPS);
     float* const sums = tops + tiles;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, last_thread = 32 * WARPS - 1;
     const auto work_of = [&](int block) {
@@ -245,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
             const float top = row.target_scale.top, factor = row.target_scale.factor, inverse = row.target_scale.inverse;
             for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
             __syncthreads();
-            drawn = first_kept(row, sums, tiles, shared.words, (ROW*)(tops + 4 * tiles), shared.kept, vocab);
+            drawn = first_kept(request, row, sums, tiles, shared.words, reinterpret_cast<ROW*>(stage), shared.kept, vocab);
         }
         if (at == i) {
             if (threadIdx.x == last_thread) shared.stop = completed(known, drawing + b, call, before, bit, groups);
@@ -260,8 +261,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         if (tested && !real) bits |= BAD_TOKEN;
         if (real && !(isfinite(p) && isfinite(q))) bits |= NONFINITE;
         if (greedy) drawn = greedy_token(row, tested, bits);
-        else if (row.draft && !reads_draft && !all_finite(row.draft, row.draft_scale, tiles * PIECES, vocab)) bits |= NONFINITE;
-        if (!greedy && drawn < 0) drawn = weigh_all(request, row, tops, tiles * PIECES, &shared.token, at, vocab, bits);
+        else if (drawn < 0) drawn = weigh_all(request, row, sums, tiles, &shared.token, at, vocab, bits);
         write_tokens(out_tokens + (long long)b * (max_draft + 1), rows.tokens, at, drawn, max_draft, threadIdx.x, 32 * WARPS);
         if (threadIdx.x == 0) num_accepted[b] = at, status[b] = bits;
         return;

@@ -176,8 +176,6 @@ MUTANTS = (
        (r"is_draft && draft_lse && heat > 0\.0f", "false"),
        (r"lse = draft_lse \? draft_lse \+ request\.start : nullptr;", "lse = nullptr;"),
        (r"(reads_draft = [\w.]+) && \(!draft_lse \|\| [^;]*;", r"\1;"), input="logits"),
-    _m("trusted row not looked at", "NaN and infinity in a draft row whose normaliser was given are not reported",
-       r"if \(row\.draft && !reads_draft && !all_finite\([^\n]*\n", "\n", input="logits"),
     # ---- memory
     _m("tail not written", "the row of outputs ends with the drawn token",
        (r"for \(int i = thread; i <= max_draft;", "for (int i = thread; i <= accepted;"),

@@ -20,7 +20,7 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 # Bits of Outputs.status.
 ZERO_RESIDUAL = 1  # the residual row had no mass: the recovered token was drawn from the target row
-NONFINITE = 2      # a NaN or infinity was met in a tested probability or in the row(s) of the draw
+NONFINITE = 2      # a NaN or infinity was met in a tested probability or in the row(s) of the draw (with draft_lse: in what of them was read)
 BAD_TOKEN = 4      # a drafted id outside [0, vocab) was reached, and rejected
 NO_MASS = 8        # nothing to draw from: the token is -1
 

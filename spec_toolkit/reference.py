@@ -34,7 +34,7 @@ from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL, Outputs
 from .request_rows import draft_row, draft_tokens, drafted_probabilities, target_row
 
 DRAWS = ("cdf", "race", "propose")
-PROPOSALS = 32  # of the draw "propose", before it falls back on "cdf"
+PROPOSALS = 128  # of the draw "propose", before it falls back on "cdf"
 SMALLEST_NORMAL = 2.0**-126
 
 
