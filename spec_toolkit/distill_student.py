@@ -6,7 +6,7 @@ import math
 import torch
 
 from . import distill_depths, draft_weights
-from .distill_compiled import Compiled
+from .compiled_function import Compiled
 from .distill_loss import distance, laws
 from .distill_positions import chosen
 from .features import takes_features

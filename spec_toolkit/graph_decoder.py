@@ -38,12 +38,13 @@ class GraphDecoder(Decoder):
 
     fused: whose forward is that of static_llama.py, with few launches: none, draft, both. A draft that takes features (features.py) is read
     by it always: transformers' does not know of them.
-    capture: True (on a GPU): as CUDA graphs; False: launch by launch, to compare. drawer: the kernel that draws the drafts, a name;
+    capture: True (on a GPU): as CUDA graphs; False: launch by launch, to compare. compile: where graphs are captured, forwards of ours are
+    compiled first, some seconds for each number of tokens; where that fails they stay as they are. drawer: the kernel that draws the drafts, a name;
     None: BEST on a GPU, whatever verifies, and torch on a CPU.
     """
 
     def __init__(self, target, draft=None, sampler=None, draft_len: int = 4, *, max_length: int | None = None, fused: str = "none",
-                 capture: bool = True, drawer: str | None = None):
+                 capture: bool = True, compile: bool = True, drawer: str | None = None):
         super().__init__(target, draft=draft, sampler=sampler, draft_len=draft_len)
         if getattr(self.drafter, "has_rows", False) and not isinstance(self.drafter, ModelDrafter):
             raise ValueError(f"draft: got {type(self.drafter).__name__}, accepted: a model, or a drafter without rows")
@@ -51,6 +52,7 @@ class GraphDecoder(Decoder):
             raise ValueError(f"fused: got {fused!r}, accepted: {', '.join(FUSED)}")
         self.fused = FUSED[fused]
         self.max_length, self.capture, self.slots = max_length, capture, 0
+        self.compile = compile and capture and self.device.type == "cuda"
         self.drawer = _drawer(drawer or BEST) if drawer or self.device.type == "cuda" else None
         self._models, self._steps = {}, {}
 
@@ -113,7 +115,7 @@ class GraphDecoder(Decoder):
                 self._steps.pop(next(iter(self._steps)))
             draft = self._model("draft", drafter.model, batch) if drafter and drafter.has_rows else None
             step = Step(self._model("target", self.target, batch), draft, self.sampler, self.drawer, draft_len=draft_len, vocab=vocab,
-                        dtype=row_dtype(self.target.dtype), temperature=heat)
+                        dtype=row_dtype(self.target.dtype), temperature=heat, compile=self.compile)
             eager = () if step.verifier.call else ("sampler",)
             self._steps[key] = step, captured(step.parts(), self.device, eager) if self.capture else step.parts()
         return self._steps[key]

@@ -21,6 +21,7 @@ from .llm_bench_cells import Cell
 from .llm_bench_pair import Pair
 from .llm_bench_probe import Probe, parting
 from .llm_bench_records import FORMAT
+from .static_llama import how
 
 # ---- one cell ------------------------------------------------------------------------------------------------------------
 
@@ -38,7 +39,7 @@ def run_cell(pair: Pair, cell: Cell) -> dict:
     done, failed = [arm for arm in arms if not arm.failure], {str(arm.arm): arm.failure for arm in arms if arm.failure}
     if not done:
         raise RuntimeError("; ".join(f"{name}: {why}" for name, why in failed.items()))
-    made = head(pair, cell) | {"arms": [arm.record() for arm in done], "left_out": failed} | predicted(pair, cell)
+    made = head(pair, cell) | {"arms": [arm.record() for arm in done], "left_out": failed, "own_forward": own_forward(cell)} | predicted(pair, cell)
     return made | {"partings": partings(pair, made)} | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -51,6 +52,11 @@ def head(pair: Pair, cell: Cell) -> dict:
             "path": cell.path, "fused": cell.fused, "batch": cell.batch, "temperature": cell.temperature, "tokens": cell.tokens,
             "spec": cell.spec, "models": pair.names, "error": None,
             "environment": environment, "arms": [], "left_out": {}}
+
+
+def own_forward(cell: Cell) -> str | None:
+    """How forwards of this package ran in a cell, if any did: "compiled", or why not; None on the eager path, where none is compiled."""
+    return how() if cell.path == "graph" else None
 
 
 def predicted(pair: Pair, cell: Cell) -> dict:

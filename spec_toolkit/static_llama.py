@@ -1,24 +1,33 @@
-"""A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43.
+"""A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43, and
+about 9 where it is compiled.
 
-The interface of static_model.py and the same numbers but for rounding. What is joined: the matrices of query, key and value, and of
-gate and up (copies, so these weights lie in memory twice, however many StaticLlamas there are); rotation of query and key in one;
-writing of key and value in one; each residual sum with the product before it. Heads that share keys are queries of one head, so that no
-key is repeated; their weights are reordered, so that a row of the joined product is such queries side by side, and attention reads it, and
-the product behind reads attention's, where they lie. The row's keys and values go with them as queries that nobody asked. Where there are features (features.py) it takes them, which transformers' own forward cannot.
+The interface of static_model.py and the same numbers but for rounding; its layers are those of llama_layer.py, whose weights are copies,
+so they lie in memory twice, however many StaticLlamas there are. Where there are features (features.py) it takes them, which
+transformers' own forward cannot.
 """
 from __future__ import annotations
-
-import weakref
 
 import torch
 from torch.nn import functional
 
+from .compiled_function import Compiled
 from .features import takes_features
+from .llama_layer import FEW, Places, joined, queries, read_layer, read_words, shape_of
 from .static_model import At, StaticModel
+
+COMPILED = [Compiled(read_words, True), Compiled(read_layer, True)]  # for all StaticLlamas
+
+
+def how() -> str:
+    """ "compiled", or why what was to be compiled is not."""
+    return next((each.how for each in COMPILED if each.how != "compiled"), "compiled")
 
 
 class StaticLlama(StaticModel):
-    """As StaticModel. model: a LlamaForCausalLM (SmolLM2 is one) without biases; ValueError otherwise."""
+    """As StaticModel. model: a LlamaForCausalLM (SmolLM2 is one) without biases; ValueError otherwise.
+
+    compiled: numbers of tokens of a text, a set to add to: a forward over so many is compiled at its first call, for each batch.
+    """
 
     def __init__(self, model, batch: int, slots: int):
         super().__init__(model, batch, slots)
@@ -26,13 +35,10 @@ class StaticLlama(StaticModel):
         biased = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
         if type(model).__name__ != "LlamaForCausalLM" or biased:
             raise ValueError(f"fused: got {type(model).__name__} {' '.join(biased)}, accepted: LlamaForCausalLM without biases")
-        inner, self.eps = model.model, config.rms_norm_eps
-        self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
-        self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.layers = _joined(model)
-        # keys, then values, of each token in its slot
-        self.held = [torch.zeros(batch, slots, 2 * self.shared, self.width, dtype=model.dtype, device=self.device) for _ in self.layers]
-        self.turns = _turns(inner, model.dtype, slots)
+        self.layers, self.shape, self.compiled = joined(model), shape_of(model), set()
+        _, shared, width, *_ = self.shape
+        self.held = [torch.zeros(2, batch, shared, slots, width, dtype=model.dtype, device=self.device) for _ in self.layers]
+        self.turns = _turns(model.model, model.dtype, slots)
         self.features = model.features.weight.detach() if takes_features(model) else None
 
     @torch.no_grad()
@@ -56,20 +62,17 @@ class StaticLlama(StaticModel):
     def states(self, tokens, positions, features=None):
         """Read tokens, as `read` -> hidden states behind the last norm [batch, n, width]. features: the state behind the position before each
         token [batch, n, width]; None: none, which is what a zero is."""
-        (batch, n), at = tokens.shape, self.at(positions)
-        hidden = functional.embedding(tokens, self.model.model.embed_tokens.weight).flatten(0, 1)
-        if features is not None and self.features is not None:  # with_features, in two launches
-            hidden.addmm_(functional.rms_norm(features.flatten(0, 1), features.shape[-1:]), self.features.t())
-        cos, sin = at.turns.unbind(2)  # [batch, n, 1, width] each
-        mask = at.mask[:, :, :, None].expand(-1, -1, -1, self.heads // self.shared + 2, -1).flatten(2, 3)  # for each query of a token
-        places = at.places[:, :, None, None].expand(-1, -1, 2 * self.shared, self.width)
+        (batch, n), at, shape, inner = tokens.shape, self.at(positions), self.shape, self.model.model
+        words, layer_of = COMPILED if n in self.compiled else (read_words, read_layer)
+        few = n in self.compiled and batch * n <= FEW
+        taken = features is not None and self.features is not None
+        hidden = words(tokens, inner.embed_tokens.weight, features.flatten(0, 1) if taken else None, self.features if taken else None, few)
+        cos, sin = at.turns.unbind(2)
+        mask = at.mask[:, :, :, None].expand(-1, -1, -1, queries(shape, few), -1).flatten(2, 3)
+        places = Places(at.places[None, :, None, :, None].expand(2, -1, shape.shared, -1, shape.width), cos, sin, mask)
         for layer, held in zip(self.layers, self.held):
-            mixed = functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], layer.first, self.eps), layer.query_key_value)
-            attended = self._attend(mixed.view(batch, n, -1, self.width), held, places, cos, sin, mask, layer.scaling)
-            hidden.addmm_(attended, layer.out.t())
-            gate, up = functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], layer.second, self.eps), layer.gate_up).chunk(2, 1)
-            hidden.addmm_(layer.act(gate) * up, layer.down.t())
-        return functional.rms_norm(hidden, hidden.shape[-1:], self.model.model.norm.weight, self.eps).view(batch, n, -1)
+            hidden = layer_of(hidden, layer, held, places, shape, few)
+        return functional.rms_norm(hidden, hidden.shape[-1:], inner.norm.weight, shape.eps).view(batch, n, -1)
 
     def at(self, positions) -> At:
         if isinstance(positions, At):
@@ -77,49 +80,9 @@ class StaticLlama(StaticModel):
         made = super().at(positions)
         return made._replace(turns=self.turns[made.places])
 
-    def _attend(self, mixed, held, places, cos, sin, mask, scaling):
-        """mixed [batch, n, heads + 2 shared, width]: query, key, value. Writes the cache; -> [batch * n, heads * width]. Heads are in the order
-        of `_Layer`: all first queries of the shared keys, all second ones, ..."""
-        batch, n, _, width = mixed.shape
-        turned = mixed[:, :, :self.heads + self.shared]
-        first, second = turned.chunk(2, 3)
-        torch.addcmul(turned * cos, torch.cat([second, first], 3), sin, out=turned)
-        held.scatter_(1, places, mixed[:, :, self.heads:])
-        query = mixed.view(batch, -1, self.shared, width).transpose(1, 2)  # [batch, shared, n * (heads / shared + 2), width]
-        keys, values = held.transpose(1, 2).split(self.shared, 1)
-        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
-        return attended.transpose(1, 2).reshape(batch * n, -1)[:, :self.heads * width]
-
     def clear(self) -> None:
         for held in self.held:
             held.zero_()
-
-
-_JOINED = weakref.WeakKeyDictionary()  # model -> (the state of its weights, their layers)
-
-
-def _joined(model):
-    """The layers of a model, made once; again if its weights have been moved or changed in place since (but for changes by .data)."""
-    state = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in model.parameters()]
-    if model not in _JOINED or _JOINED[model][0] != state:
-        config = model.config
-        _JOINED[model] = state, [_Layer(layer, config.num_key_value_heads) for layer in model.model.layers[:config.num_hidden_layers]]
-    return _JOINED[model][1]
-
-
-class _Layer:
-    """Weights of one layer, those that meet the same input joined. Query heads, in a model ordered by the key that they share, are ordered
-    by their place among those that share it: [heads / shared, shared]."""
-
-    def __init__(self, layer, shared: int):
-        attention, mlp = layer.self_attn, layer.mlp
-        query, out = attention.q_proj.weight.detach(), attention.o_proj.weight.detach()
-        by_place = lambda rows: rows.view(shared, -1, attention.head_dim, rows.shape[1]).transpose(0, 1).reshape(rows.shape)
-        self.query_key_value = torch.cat([by_place(query), attention.k_proj.weight.detach(), attention.v_proj.weight.detach()])
-        self.gate_up = torch.cat([part.weight.detach() for part in (mlp.gate_proj, mlp.up_proj)])
-        self.out, self.down = by_place(out.t().contiguous()).t().contiguous(), mlp.down_proj.weight.detach()
-        self.first, self.second = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
-        self.act, self.scaling = mlp.act_fn, attention.scaling
 
 
 @torch.no_grad()

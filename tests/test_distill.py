@@ -12,8 +12,8 @@ pytest.importorskip("safetensors")
 
 from spec_toolkit import cli, distill_loss, distill_tiny, draft_weights, own_text_openings, own_text_questions, plot_distill, pretrained
 from spec_toolkit.chi_square import chi_square
+from spec_toolkit.compiled_function import Compiled
 from spec_toolkit.distill import Distillation, distill
-from spec_toolkit.distill_compiled import Compiled
 from spec_toolkit.distill_depths import unrolled
 from spec_toolkit.distill_measure import acceptance
 from spec_toolkit.distill_recipe import HEATS, Recipe

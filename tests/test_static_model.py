@@ -8,7 +8,9 @@ pytest.importorskip("transformers")
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from spec_toolkit import static_llama
 from spec_toolkit.cached_model import CachedModel
+from spec_toolkit.features import attach
 from spec_toolkit.loop_law import tiny_model
 from spec_toolkit.static_llama import StaticLlama
 from spec_toolkit.static_model import StaticModel
@@ -86,6 +88,30 @@ def test_a_fused_llama_of_another_shape():
     expected = model(tokens).logits
     assert torch.allclose(static_read(ours, tokens, [0, 0]), expected, rtol=0, atol=1e-4)
     assert torch.allclose(static_read(ours, tokens[:, 39:], [39, 39], keep=1), expected[:, 39:], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compile", [False, True], ids=["as it stands", "compiled"])
+@pytest.mark.parametrize("batch, n", [(1, 1), (2, 3), (3, 4)])
+def test_a_handful_of_tokens_is_read_in_another_form(batch, n, compile, monkeypatch):
+    """What is written for a compiler, up to FEW tokens, and what is compiled as it stands, above: the states and the cache are the same."""
+    forms = [static_llama.Compiled(function, compile) for function in (static_llama.read_words, static_llama.read_layer)]
+    monkeypatch.setattr(static_llama, "COMPILED", forms)
+    model, places = copy.deepcopy(tiny_model()).float(), torch.arange(n + 6).expand(batch, n + 6)
+    attach(model)
+    torch.manual_seed(0)
+    for weight in (model.features.weight, *(norm.weight for layer in model.model.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm))):
+        weight.uniform_(0.5, 1.5)
+    tokens, features = torch.randint(0, 97, places.shape), torch.randn(*places.shape, model.config.hidden_size)
+    usual, ours = (StaticLlama(model, batch, SLOTS) for _ in range(2))
+    ours.compiled.add(n)
+    for start, end in ((0, 6), (6, n + 6)):
+        expected, got = (each.states(tokens[:, start:end], places[:, start:end], features[:, start:end]) for each in (usual, ours))
+        assert torch.allclose(got, expected, rtol=0, atol=1e-4)
+    for held, other in zip(ours.held, usual.held):
+        assert torch.allclose(held, other, rtol=0, atol=1e-4)
+    assert static_llama.how() == ("compiled" if compile else "eager")
+    assert (batch * n > static_llama.FEW) == ((batch, n) == (3, 4)), "both forms were met"
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
-"""A function that is compiled where that works; where it fails, training goes on with the function as it stands."""
+"""A function that is compiled where that works; where it fails, the function goes on as it stands."""
 from __future__ import annotations
 
 import torch
+
+SHAPES = 64  # compiled for so many shapes at most; from there on it is called as it stands
 
 
 class Compiled:
@@ -13,11 +15,12 @@ class Compiled:
             self.function, self.how = torch.compile(function, dynamic=False), "compiled"
 
     def __call__(self, *given):
+        if self.function is self.plain:
+            return self.plain(*given)
         try:
-            return self.function(*given)
-        except Exception as error:  # the compiler's errors are of many kinds, and its absence is no reason not to train
-            if self.function is self.plain:
-                raise
+            with torch._dynamo.config.patch(recompile_limit=SHAPES):
+                return self.function(*given)
+        except Exception as error:  # the compiler's errors are of many kinds, and its absence is no reason not to go on
             self.give_up(error)
             return self.plain(*given)
 
