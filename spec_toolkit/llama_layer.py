@@ -1,12 +1,11 @@
 """A layer of a Llama over a static cache as one function of its arrays, in two forms: few launches as it stands, and fewer compiled.
 
 What is joined in both: the matrices of query, key and value, and of gate and up; rotation of query and key; writing of key and value; each
-residual sum with the product before it. Heads that share keys are queries of one head, so that no key is repeated.
+residual sum with the product before it or the norm behind it. Heads that share keys are queries of one head, so that no key is repeated.
 
-`few`, for a handful of tokens, is written for a compiler that joins what goes over the same numbers. A product is a sum over each row of the
-weights, one for every token, side by side: then weights are read once, and what stands before and behind it goes into the same launch. A
-norm's factor is the same for a whole token, so it is found beside every sum and multiplied afterwards. Launched as it stands this
-form would be slow.
+`lean` is written for a compiler that joins what goes over the same numbers. Of a single token a product is a sum over each row of the
+weights: what stands before and behind it goes into the same launch. A norm's factor is one number for the token, so it is found beside every
+sum and multiplied afterwards. Launched as it stands this form would be slow.
 """
 from __future__ import annotations
 
@@ -16,8 +15,6 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional
-
-FEW = 8  # tokens of a forward, in all texts, up to which a product is a sum for each
 
 
 class Shape(NamedTuple):
@@ -43,71 +40,74 @@ class Layer(NamedTuple):
 
 class Places(NamedTuple):
     """Where the tokens of a forward are, for all layers."""
-    slots: torch.Tensor  # [2, batch, shared, n, width] int64: where key and value go
+    texts: torch.Tensor  # [batch, 1] int64, from 0
+    slots: torch.Tensor  # [batch, n] int64: where key and value go
     cos: torch.Tensor    # [batch, n, 1, width]
     sin: torch.Tensor    # the same, with the sign of rotate-half
     mask: torch.Tensor   # [batch, 1, n * queries, slots] additive, for each query of a token: `queries`
 
 
-def queries(shape: Shape, few: bool) -> int:
-    """Queries of a token for each of its keys; where they are not few its key and value go with them, as queries that nobody asked: so
+def queries(shape: Shape, lean: bool) -> int:
+    """Queries of a token for each of its keys. Where they are not lean its key and value go with them, as queries that nobody asked: so
     attention reads the product where it lies, and the product behind reads attention's."""
-    return shape.heads // shape.shared + (0 if few else 2)
+    return shape.heads // shape.shared + (0 if lean else 2)
 
 
-def read_layer(hidden, layer: Layer, held, places: Places, shape: Shape, few: bool):
+def read_layer(hidden, layer: Layer, held, places: Places, shape: Shape, lean: bool):
     """hidden [batch * n, model width] -> behind the layer; it may be changed. held [2, batch, shared, slots, width]: keys and values,
     written where the tokens are."""
-    mixed = _normed_product(hidden, layer.first, layer.query_key_value, shape.eps, few)
-    hidden = _added_product(hidden, _attended(mixed, held, places, shape, few), layer.out, few)
-    gate, up = _normed_product(hidden, layer.second, layer.gate_up, shape.eps, few).chunk(2, 1)
-    return _added_product(hidden, shape.act(gate) * up, layer.down, few)
+    mixed = _normed_product(hidden, layer.first, layer.query_key_value, shape.eps, lean)
+    hidden = _added_product(hidden, _attended(mixed, held, places, shape, lean), layer.out, lean)
+    gate, up = _normed_product(hidden, layer.second, layer.gate_up, shape.eps, lean).chunk(2, 1)
+    return _added_product(hidden, shape.act(gate) * up, layer.down, lean)
 
 
-def read_words(tokens, embedding, features, matrix, few: bool):
+def read_words(tokens, embedding, features, matrix, lean: bool):
     """Tokens [batch, n] -> hidden [batch * n, width]: their embedding, and `matrix` times the normed features [batch * n, width], if
     there are any (features.with_features)."""
     hidden = functional.embedding(tokens, embedding).flatten(0, 1)
     if features is None:
         return hidden
-    return _added_product(hidden, functional.rms_norm(features, features.shape[-1:]), matrix, few)
+    return _added_product(hidden, functional.rms_norm(features, features.shape[-1:]), matrix, lean)
 
 
-def _normed_product(hidden, gain, weight, eps, few):
-    if not few:
+def _normed_product(hidden, gain, weight, eps, lean):
+    if not lean or len(hidden) > 1:
         return functional.linear(functional.rms_norm(hidden, hidden.shape[-1:], gain, eps), weight)
-    scaled = weight * gain.float()
-    factor = lambda row: torch.rsqrt((row * row).expand_as(scaled).mean(-1) + eps)
-    return torch.stack([((row * scaled).sum(-1) * factor(row)).to(hidden.dtype) for row in hidden.float()])
+    row, scaled = hidden.float(), weight * gain.float()
+    factor = torch.rsqrt((row * row).expand_as(scaled).mean(-1) + eps)
+    return ((row * scaled).sum(-1) * factor).to(hidden.dtype)[None]
 
 
-def _added_product(hidden, given, weight, few):
-    if not few:
+def _added_product(hidden, given, weight, lean):
+    if not lean:
         return hidden.addmm_(given, weight.t())
-    return torch.stack([((row * weight).sum(-1) + before).to(hidden.dtype) for row, before in zip(given.float(), hidden)])
+    if len(hidden) > 1:
+        return hidden + functional.linear(given, weight)
+    return ((given.float() * weight).sum(-1) + hidden).to(hidden.dtype)
 
 
-def _attended(mixed, held, places, shape, few):
+def _attended(mixed, held, places, shape, lean):
     """mixed [batch * n, (heads + 2 shared) * width]: query, key, value; -> [batch * n, heads * width]. Writes the cache."""
     heads, shared, width = shape[:3]
-    _, batch, _, n, _ = places.slots.shape
+    batch, n = places.slots.shape
     mixed = mixed.view(batch, n, -1, width)
     turned = mixed[:, :, :heads + shared]
     first, second = turned.chunk(2, 3)
     swapped = torch.cat([second, first], 3)
-    if few:
+    if lean:
         mixed = torch.cat([turned * places.cos + swapped * places.sin, mixed[:, :, heads + shared:]], 2)
     else:
         torch.addcmul(turned * places.cos, swapped, places.sin, out=turned)
-    held.scatter_(3, places.slots, mixed[:, :, heads:].view(batch, n, 2, shared, width).permute(2, 0, 3, 1, 4))
+    held[:, places.texts, :, places.slots] = mixed[:, :, heads:].view(batch, n, 2, shared, width)
     keys, values = held
-    if few:
-        query = mixed[:, :, :heads].reshape(batch, -1, shared, width).transpose(1, 2)  # [batch, shared, n * queries, width]
+    asked = mixed[:, :, :heads] if lean else mixed
+    query = asked.reshape(batch, -1, shared, width).transpose(1, 2)  # [batch, shared, n * queries, width]
+    if lean:
         scores = (query @ keys.transpose(2, 3)).float() * shape.scaling + places.mask
         attended = scores.softmax(-1).to(values.dtype) @ values
-        return attended.transpose(1, 2).reshape(batch * n, -1)
-    query = mixed.view(batch, -1, shared, width).transpose(1, 2)
-    attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=places.mask, scale=shape.scaling)
+    else:
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=places.mask, scale=shape.scaling)
     return attended.transpose(1, 2).reshape(batch * n, -1)[:, :heads * width]
 
 

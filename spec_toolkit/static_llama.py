@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .compiled_function import Compiled
 from .features import takes_features
-from .llama_layer import FEW, Places, joined, queries, read_layer, read_words, shape_of
+from .llama_layer import Places, joined, queries, read_layer, read_words, shape_of
 from .static_model import At, StaticModel
 
 COMPILED = [Compiled(read_words, True), Compiled(read_layer, True)]  # for all StaticLlamas
@@ -38,6 +38,7 @@ class StaticLlama(StaticModel):
         self.layers, self.shape, self.compiled = joined(model), shape_of(model), set()
         _, shared, width, *_ = self.shape
         self.held = [torch.zeros(2, batch, shared, slots, width, dtype=model.dtype, device=self.device) for _ in self.layers]
+        self.texts = torch.arange(batch, device=self.device)[:, None]
         self.turns = _turns(model.model, model.dtype, slots)
         self.features = model.features.weight.detach() if takes_features(model) else None
 
@@ -63,15 +64,15 @@ class StaticLlama(StaticModel):
         """Read tokens, as `read` -> hidden states behind the last norm [batch, n, width]. features: the state behind the position before each
         token [batch, n, width]; None: none, which is what a zero is."""
         (batch, n), at, shape, inner = tokens.shape, self.at(positions), self.shape, self.model.model
-        words, layer_of = COMPILED if n in self.compiled else (read_words, read_layer)
-        few = n in self.compiled and batch * n <= FEW
+        lean = n in self.compiled
+        words, layer_of = COMPILED if lean else (read_words, read_layer)
         taken = features is not None and self.features is not None
-        hidden = words(tokens, inner.embed_tokens.weight, features.flatten(0, 1) if taken else None, self.features if taken else None, few)
+        hidden = words(tokens, inner.embed_tokens.weight, features.flatten(0, 1) if taken else None, self.features if taken else None, lean)
         cos, sin = at.turns.unbind(2)
-        mask = at.mask[:, :, :, None].expand(-1, -1, -1, queries(shape, few), -1).flatten(2, 3)
-        places = Places(at.places[None, :, None, :, None].expand(2, -1, shape.shared, -1, shape.width), cos, sin, mask)
+        mask = at.mask[:, :, :, None].expand(-1, -1, -1, queries(shape, lean), -1).flatten(2, 3)
+        places = Places(self.texts, at.places, cos, sin, mask)
         for layer, held in zip(self.layers, self.held):
-            hidden = layer_of(hidden, layer, held, places, shape, few)
+            hidden = layer_of(hidden, layer, held, places, shape, lean)
         return functional.rms_norm(hidden, hidden.shape[-1:], inner.norm.weight, shape.eps).view(batch, n, -1)
 
     def at(self, positions) -> At:
