@@ -70,7 +70,8 @@ def touched_bytes(problem, num_accepted) -> int:
     """Bytes of the rows that no exact sampler can do without. num_accepted: [batch] integers.
 
     From probabilities: the rejected target row and its draft row (if there are draft rows), or the bonus row. From
-    logits also every row that was tested before, to normalise it. The tested entries themselves are not counted.
+    logits also every row that was tested before, to normalise it; draft rows also where draft_lse is given, so that the plain read stays the
+    same yardstick. The tested entries themselves are not counted.
     """
     start = problem.draft_start.cpu().long()
     drafts, accepted = start[1:] - start[:-1], torch.as_tensor(num_accepted).cpu().long()

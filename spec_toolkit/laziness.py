@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .bench import touched_bytes
+from .reading import normalised
 from .reference import reference
 from .synthetic import make_problem
 
@@ -46,6 +47,16 @@ def recorded_pairs(record) -> float:
     """`counted_pairs` of a record (a logits problem with draft rows and without draft_lse, which needs fewer rows)."""
     problem = record["problem"]
     return counted_pairs(record["bytes"], problem["batch"], problem["vocab"], ITEMSIZE[problem["dtype"]], problem["rejected"])
+
+
+def needed_bytes(record) -> float:
+    """Bytes of rows that the step of a record with draft rows needed: its `bytes`; with draft_lse, of the draft rows only the rejected ones."""
+    problem = record["problem"]
+    if not normalised(record):
+        return record["bytes"]
+    row, rejected = problem["vocab"] * ITEMSIZE[problem["dtype"]], problem["rejected"]
+    accepted = (record["bytes"] / row - problem["batch"] - rejected) / 2  # a target row and a draft row each
+    return record["bytes"] - accepted * row
 
 
 def count(acceptance: float, batch: int = 200, draft_len: int = 8, vocab: int = 1000) -> Count:

@@ -37,6 +37,11 @@ class LoopRecord(dict):
         return words.get(self.get("fused"), "")
 
     @property
+    def compiled(self) -> bool:
+        """Was our own forward compiled?"""
+        return self.get("own_forward") == "compiled"
+
+    @property
     def rank(self) -> int:
         """The usual forward of a path first."""
         return ("both", "draft", "none").index(self["fused"]) if self.get("fused") else 0

@@ -36,7 +36,8 @@ def methods(records) -> Chart | None:
             _methods(chart.add_subplot(grid[i, j]), record)
     note = "Speedup: median over the same prompts and seeds, p10 to p90 in brackets; arms with fewer runs have the first seeds only."
     if any("own" in r.forward for r in records):
-        note += " Own: the forward of static_llama.py, with fewer launches than that of transformers."
+        note += (" Own: the forward of static_llama.py, with fewer launches than that of transformers"
+                 + (", and compiled." if any(r.compiled for r in records) else "."))
     return finish(chart, records, note, 90 * wide)
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 
 from . import plot
-from .laziness import ITEMSIZE, predicted_bytes, predicted_pairs, recorded_pairs
+from .laziness import ITEMSIZE, needed_bytes, predicted_bytes, predicted_pairs, recorded_pairs
 from .plot import BLACK, BLUE, ORANGE, RED, value
 from .plot_shapes import legend_name, log_axis, samplers
-from .reading import sizes
+from .reading import normalised, sizes
 
 
 def newest_gpu(records, flush: str | None = None) -> list:
@@ -79,9 +79,8 @@ def bytes_table(records) -> str:
     for r in plot._some(records):
         p = r["problem"]
         key = (p["batch"], p["draft_len"], p["vocab"], p["acceptance_requested"])
-        predicted = predicted_bytes(p["acceptance_measured"], p["batch"], p["draft_len"], p["vocab"], ITEMSIZE[p["dtype"]],
-                                    bool(p["spec"].get("draft_lse")))
-        rows[key] = f"| {p['batch']} | {p['draft_len']} | {p['vocab']:,} | {p['acceptance_measured']:.3f} | {predicted / 1e6:.1f} | {r['bytes'] / 1e6:.1f} |"
+        predicted = predicted_bytes(p["acceptance_measured"], p["batch"], p["draft_len"], p["vocab"], ITEMSIZE[p["dtype"]], normalised(r))
+        rows[key] = f"| {p['batch']} | {p['draft_len']} | {p['vocab']:,} | {p['acceptance_measured']:.3f} | {predicted / 1e6:.1f} | {needed_bytes(r) / 1e6:.1f} |"
     return "\n".join(["| B | K | V | acceptance | MB predicted | MB counted |", "|---:|---:|---:|---:|---:|---:|", *(rows[k] for k in sorted(rows))]) + "\n"
 
 
@@ -89,10 +88,10 @@ def lse_table(records, with_lse) -> str:
     """A Markdown table: GPU time of each sampler and problem that is in both, without and with draft_lse. Two runs: no ratio."""
     key = lambda r: (r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"], r["sampler"])
     given = {key(r): r for r in with_lse}
-    lines = ["| B | K | V | sampler | µs | µs with draft_lse | limit µs | limit µs with draft_lse |", "|---:|---:|---:|---|---:|---:|---:|---:|"]
+    lines = ["| B | K | V | sampler | µs | µs with draft_lse | plain read of the row pairs, µs |", "|---:|---:|---:|---|---:|---:|---:|"]
     for r in sorted((r for r in records if key(r) in given), key=key):
         pair, (batch, length, vocab, _) = (r, given[key(r)]), key(r)
-        times = [f"{value(x, metric):.1f}" if value(x, metric) else "–" for metric in ("gpu_us", "stream_read_us") for x in pair]
+        times = [f"{us:.1f}" if us else "–" for us in (*map(value, pair), value(r, "stream_read_us"))]
         lines.append(f"| {batch} | {length} | {vocab:,} | {plot.label(r)} | " + " | ".join(times) + " |")
     return "\n".join(lines) + "\n"
 

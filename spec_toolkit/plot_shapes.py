@@ -6,7 +6,7 @@ from matplotlib.ticker import NullLocator
 
 from . import plot, tables
 from .plot import BLACK, CYCLE, DASHES, MARKERS, value
-from .reading import METRICS, distinct, is_stale, kernels_first, lengths, some, tick
+from .reading import METRICS, distinct, is_stale, kernels_first, lengths, normalised, some, tick
 
 FLUSHES = {"read": "flushed by reading", "write": "flushed by writing", "written": "rows just written"}
 SAID = {"flush": lambda text: f"\n{FLUSHES.get(text, text)}", "row_padding": lambda text: f", padded by {text}" if int(text) else "",
@@ -42,7 +42,8 @@ def by_shape(records, *columns: str) -> plot.Chart:
         floors = [v for r in records if shape(r) == this and (v := value(r, "stream_read_us"))]
         if floors:
             axes.plot([np.median(floors)], [row], color=BLACK, marker="|", markersize=22, linestyle="none")
-    axes.plot([], [], color=BLACK, marker="|", markersize=8, linestyle="none", label="limit: plain read of the rows needed")
+    axes.plot([], [], color=BLACK, marker="|", markersize=8, linestyle="none", label="plain read of the row pairs, of which draft_lse spares the draft's" if all(map(normalised, records))
+              else "limit: plain read of the rows needed")
     varying = [column for column in columns if len(distinct(records, lambda r, column=column: tables.detail(r, column))) > 1]
     said = lambda s: "".join(SAID.get(c, lambda text: f", {text}")(text) for c, text in zip(columns, s[3:]) if c in varying)
     axes.set(xscale="log", xlabel=METRICS["gpu_us"].replace(", cold L2", "" if "flush" in varying else ", cold L2"), ylim=(len(shapes) - 0.5, -0.5), yticks=range(len(shapes)),

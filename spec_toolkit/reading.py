@@ -41,8 +41,15 @@ def value(record, metric: str = "gpu_us", what: str = "median"):
     return record[key] if key in record else record.get("limits", {}).get(key)
 
 
+def normalised(record) -> bool:
+    """Were the draft rows' log-normalisers given (draft_lse)? Then fewer rows are needed than the plain read of the record has read."""
+    return bool(record["problem"].get("spec", {}).get("draft_lse"))
+
+
 def of_the_limit(record) -> float | None:
-    """A plain streaming read of the same bytes in the same run / the sampler's GPU time."""
+    """A plain streaming read of the same bytes in the same run / the sampler's GPU time; None where `normalised`."""
+    if normalised(record):
+        return None
     ours, floor = value(record), value(record, "stream_read_us")
     return floor / ours if ours and floor else None
 

@@ -10,6 +10,7 @@ from .reading import (
     kernels_first,
     label,
     lengths,
+    normalised,
     number,
     of_the_limit,
     percent,
@@ -119,19 +120,20 @@ def host(records) -> str:
 
 def side_by_side(records, *columns: str) -> str:
     """A row for each problem, a column for each sampler: its GPU time in µs, or its whole call where it has none; then the limit
-    and the share of it that the last rung reaches. columns: what else tells the rows apart, keys of `DETAILS`."""
+    and the share of it that the last rung reaches, where it is one (reading.normalised). columns: what else tells the rows apart, keys of `DETAILS`."""
     records = some(records)
     key = lambda r: (sizes(r), *(str(detail(r, column)) for column in columns))
-    names = kernels_first(records)
+    names, given = kernels_first(records), all(map(normalised, records))
     kernels = [name for name in names if any(r["sampler"] == name and r.get("sampler_kind") == "kernel" for r in records)]
     body = []
     for row in sorted(distinct(records, key), key=lambda row: _order(next(r for r in records if key(r) == row), columns)):
         here = {r["sampler"]: r for r in records if key(r) == row}
         one = next(iter(here.values()))
-        body.append([*row, *(_time_or_call(here.get(name)) for name in names), _us(value(one, "stream_read_us")),
-                     _share(of_the_limit(here[kernels[-1]]) if kernels and kernels[-1] in here else None)])
+        share = [] if given else [_share(of_the_limit(here[kernels[-1]]) if kernels and kernels[-1] in here else None)]
+        body.append([*row, *(_time_or_call(here.get(name)) for name in names), _us(value(one, "stream_read_us")), *share])
     marked = {name: name + (" (stale)" if any(getattr(r, "stale", False) for r in records if r["sampler"] == name) else "") for name in names}
-    head = ["problem", *(DETAILS[column] for column in columns), *marked.values(), "plain read", f"{kernels[-1]} of the limit" if kernels else "of the limit"]
+    head = ["problem", *(DETAILS[column] for column in columns), *marked.values(),
+            *(["plain read of the row pairs"] if given else ["plain read", f"{kernels[-1]} of the limit" if kernels else "of the limit"])]
     note = "; *(call)* a whole eager call, of what cannot be captured in a graph" if any("*(call)*" in text for row in body for text in row) else ""
     return markdown(head, body, texts=1 + len(columns)) + f"\nMedian GPU time in µs{note}.\n"
 
@@ -182,5 +184,5 @@ def left_out(records) -> str:
     found = {}
     for record in records:
         for name, reason in (record.get("left_out") or {}).items():
-            found.setdefault(name, []).append((sizes(record), reason))
+            found.setdefault(name, []).append((sizes(record), reason.strip().splitlines()[0]))
     return "\n".join(f"* {name} is left out of {len(set(at))} problem(s): {at[0][1]}" for name, at in found.items())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import spec_toolkit
-from spec_toolkit import bench, check, laziness, make_problem, paths, plot_logits, plot_shapes, readme, results, runs
+from spec_toolkit import bench, check, laziness, make_problem, paths, plot_logits, plot_shapes, reading, readme, results, runs, tables
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.composed import Composed
 from spec_toolkit.reference import reference
@@ -97,8 +97,15 @@ def test_figures_and_tables_say_what_the_records_hold(folder):
     with pytest.raises(ValueError, match="no records"):
         plot_shapes.by_shape([])
     for table, word in ((plot_logits.bytes_table(acceptance), "| 30 | 8 | 50 |"), (
-            plot_logits.lse_table(records, results.load_records(folder, "logits_lse")), "| 4 | 4 | 60 | v8 | 21.0 | 10.5 | 9.5 | 9.5 |")):
+            plot_logits.lse_table(records, results.load_records(folder, "logits_lse")), "| 4 | 4 | 60 | v8 | 21.0 | 10.5 | 9.5 |")):
         assert word in table, table
+    given = results.load_records(folder, "logits_lse")
+    assert not any(map(reading.of_the_limit, given)) and all(map(reading.of_the_limit, records)), "the plain read is no limit where less is needed"
+    assert "of the limit" in tables.side_by_side(records) and "of the limit" not in tables.side_by_side(given)
+    problem, (row, batch) = given[0]["problem"], (given[0]["problem"]["vocab"] * 2, given[0]["problem"]["batch"])
+    tested = laziness.recorded_pairs(given[0]) * batch  # pairs that were looked at; the last of each rejected request was not accepted
+    assert laziness.needed_bytes(given[0]) == pytest.approx((tested - problem["rejected"] + batch + problem["rejected"]) * row)
+    assert laziness.needed_bytes(records[0]) == records[0]["bytes"]
     assert plot_logits.fastest(records, {"v8"}) == "v8 at B=2, K=4, V=40 and B=4, K=4, V=60" and plot_logits.fastest(records, set()) == ""
     counted = [laziness.recorded_pairs(r) for r in acceptance if r["sampler"] == "v8"]
     predicted = [laziness.predicted_pairs(r["problem"]["acceptance_measured"], 8) for r in acceptance if r["sampler"] == "v8"]
