@@ -10,7 +10,7 @@ class Compiled:
     """`function`, compiled if `compile` (on a GPU: fewer launches, and arrays are read fewer times). `how` says which it is."""
 
     def __init__(self, function, compile: bool):
-        self.plain, self.function, self.how = function, function, "eager"
+        self.plain, self.function, self.how, self.failed = function, function, "eager", False
         if compile:
             self.function, self.how = torch.compile(function, dynamic=False), "compiled"
 
@@ -25,4 +25,4 @@ class Compiled:
             return self.plain(*given)
 
     def give_up(self, error: Exception) -> None:
-        self.function, self.how = self.plain, f"eager, for compiling failed: {type(error).__name__}"
+        self.function, self.how, self.failed = self.plain, f"eager, for compiling failed: {type(error).__name__}", True

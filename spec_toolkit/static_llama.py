@@ -64,7 +64,7 @@ class StaticLlama(StaticModel):
         """Read tokens, as `read` -> hidden states behind the last norm [batch, n, width]. features: the state behind the position before each
         token [batch, n, width]; None: none, which is what a zero is."""
         (batch, n), at, shape, inner = tokens.shape, self.at(positions), self.shape, self.model.model
-        lean = n in self.compiled
+        lean = n in self.compiled and not any(each.failed for each in COMPILED)
         words, layer_of = COMPILED if lean else (read_words, read_layer)
         taken = features is not None and self.features is not None
         hidden = words(tokens, inner.embed_tokens.weight, features.flatten(0, 1) if taken else None, self.features if taken else None, lean)

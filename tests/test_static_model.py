@@ -114,6 +114,22 @@ def test_the_form_for_a_compiler_reads_the_same(batch, n, compile, monkeypatch):
 
 
 @torch.no_grad()
+def test_where_compiling_fails_the_forward_stays_as_it_was(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler")
+    forms = [static_llama.Compiled(function, False) for function in (static_llama.read_words, static_llama.read_layer)]
+    forms[1].function = broken
+    monkeypatch.setattr(static_llama, "COMPILED", forms)
+    model, tokens = tiny_model(), torch.tensor([[5, 6, 7]])
+    ours = StaticLlama(model, 1, SLOTS)
+    ours.compiled.add(3)
+    for _ in range(2):
+        assert torch.allclose(static_read(ours, tokens, [0]), model(tokens).logits, rtol=0, atol=1e-4)
+    assert forms[1].how == "eager, for compiling failed: RuntimeError"
+    assert torch.equal(static_read(ours, tokens, [0]), static_read(StaticLlama(model, 1, SLOTS), tokens, [0])), "in the form for launches"
+
+
+@torch.no_grad()
 def test_joined_weights_are_shared_and_follow_the_model():
     model, tokens = copy.deepcopy(tiny_model()), torch.tensor([[5, 6, 7]])
     first, second = StaticLlama(model, 1, SLOTS), StaticLlama(model, 2, SLOTS)
