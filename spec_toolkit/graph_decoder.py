@@ -28,7 +28,7 @@ from .static_llama import StaticLlama
 from .static_model import ROUND_SLOTS, StaticModel
 from .verifier import BEST, row_dtype
 
-FUSED = {"none": (), "draft": ("draft",), "both": ("target", "draft")}
+ROLES = {"none": (), "draft": ("draft",), "both": ("target", "draft")}
 KEPT = 6  # shapes whose buffers and graphs are kept
 
 
@@ -38,21 +38,23 @@ class GraphDecoder(Decoder):
 
     fused: whose forward is that of static_llama.py, with few launches: none, draft, both. A draft that takes features (features.py) is read
     by it always: transformers' does not know of them.
-    capture: True (on a GPU): as CUDA graphs; False: launch by launch, to compare. compile: where graphs are captured, forwards of ours are
-    compiled first, some seconds for each number of tokens; where that fails they stay as they are. drawer: the kernel that draws the drafts, a name;
+    capture: True (on a GPU): as CUDA graphs; False: launch by launch, to compare. compile: none, draft, both: which forwards
+    of ours are compiled before they are captured, some seconds for each number of tokens; where that fails they stay as they are. A compiled
+    target is the fastest, but rounds at other places where it reads one token than where it reads several: near ties turn, and greedy text may
+    part from that of plain decoding. Of the draft that changes no law and no greedy text. drawer: the kernel that draws the drafts, a name;
     None: BEST on a GPU, whatever verifies, and torch on a CPU.
     """
 
     def __init__(self, target, draft=None, sampler=None, draft_len: int = 4, *, max_length: int | None = None, fused: str = "none",
-                 capture: bool = True, compile: bool = True, drawer: str | None = None):
+                 capture: bool = True, compile: str = "draft", drawer: str | None = None):
         super().__init__(target, draft=draft, sampler=sampler, draft_len=draft_len)
         if getattr(self.drafter, "has_rows", False) and not isinstance(self.drafter, ModelDrafter):
             raise ValueError(f"draft: got {type(self.drafter).__name__}, accepted: a model, or a drafter without rows")
-        if fused not in FUSED:
-            raise ValueError(f"fused: got {fused!r}, accepted: {', '.join(FUSED)}")
-        self.fused = FUSED[fused]
+        for name, given in (("fused", fused), ("compile", compile)):
+            if given not in ROLES:
+                raise ValueError(f"{name}: got {given!r}, accepted: {', '.join(ROLES)}")
+        self.fused, self.compile = ROLES[fused], ROLES[compile] if capture and self.device.type == "cuda" else ()
         self.max_length, self.capture, self.slots = max_length, capture, 0
-        self.compile = compile and capture and self.device.type == "cuda"
         self.drawer = _drawer(drawer or BEST) if drawer or self.device.type == "cuda" else None
         self._models, self._steps = {}, {}
 

@@ -31,10 +31,11 @@ class Step:
     features), or None: `draft_len` drafts without rows, written into `drafts` by the host before `target`, or none.
 
     drawer: a kernel sampler of logits that draws the drafts, or None: by torch. temperature [batch] float32: of the first texts; a
-    sampler that is no kernel of logits is bound to it. compile: forwards of StaticLlamas, for as many tokens as a step reads.
+    sampler that is no kernel of logits is bound to it. compile: "target", "draft", as far as they are StaticLlamas: for as many tokens
+    as a step reads.
     """
 
-    def __init__(self, target, draft, sampler, drawer, *, draft_len: int, vocab: int, dtype, temperature, compile: bool = False):
+    def __init__(self, target, draft, sampler, drawer, *, draft_len: int, vocab: int, dtype, temperature, compile=()):
         batch, device, slots = target.batch, target.device, target.slots
         whole = lambda *shape, dtype=torch.int64: torch.zeros(shape, dtype=dtype, device=device)
         self.reading, self.chain, self.known, self.draft_len, self.vocab = target, None, None, draft_len, vocab
@@ -62,10 +63,9 @@ class Step:
             self.chain = Chain(draft, self.rows, self.known)
             self.end = torch.arange(1 - self.chain.read, 1, device=device)  # from the length to the columns that the draft reads first
             self.draws = [self._draw_by(drawer, k) for k in range(draft_len)]
-        if compile:
-            for model, counts in ((target, (draft_len + 1,)), (draft, (self.chain.read, 1) if self.chain else ())):
-                if isinstance(model, StaticLlama):
-                    model.compiled.update(counts)
+        for role, model, counts in (("target", target, (draft_len + 1,)), ("draft", draft, (self.chain.read, 1) if self.chain else ())):
+            if role in compile and isinstance(model, StaticLlama):
+                model.compiled.update(counts)
 
     def _draw_by(self, drawer, k):
         """A function -> [batch] int32: tokens drawn from rows[:, k], by a kernel that reads them where they are, or by torch."""

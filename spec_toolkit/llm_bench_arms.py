@@ -31,18 +31,19 @@ def make_method(pair: Pair, cell: Cell, arm: Arm, sampler=None):
         if pair.draft is None or not takes_features(pair.draft):
             raise ValueError("bare: got a draft without features, accepted: one that takes them, to be read without")
         draft = pair.bare
-    decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k + 2, cell.fused or "none")
+    decoder = make_decoder(cell.path, pair.target, draft, sampler or arm.sampler, k, _longest(pair, cell) + k + 2, cell.fused or "none", "both")
     return decoder.plain if arm.method == "plain" else decoder.speculate
 
 
-def make_decoder(path: str, target, draft, sampler, draft_len: int, max_length: int | None = None, fused: str = "none"):
-    """The loop of that path. max_length: of the longest text and its drafts: the graph path captures once; fused: GraphDecoder's."""
+def make_decoder(path: str, target, draft, sampler, draft_len: int, max_length: int | None = None, fused: str = "none",
+                 compile: str = "draft"):
+    """The loop of that path. max_length: of the longest text and its drafts: the graph path captures once; fused, compile: GraphDecoder's."""
     if path == "eager":
         return Decoder(target, draft=draft, sampler=sampler, draft_len=draft_len)
     from .graph_decoder import GraphDecoder
 
     rounded = max_length and -(-max_length // 64) * 64
-    return GraphDecoder(target, draft=draft, sampler=sampler, draft_len=draft_len, max_length=rounded, fused=fused)
+    return GraphDecoder(target, draft=draft, sampler=sampler, draft_len=draft_len, max_length=rounded, fused=fused, compile=compile)
 
 
 def _longest(pair, cell) -> int:

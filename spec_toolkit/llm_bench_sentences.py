@@ -170,6 +170,8 @@ def greedy_sentence(record) -> str | None:
         text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most (numbers of "
                  f"{record['models']['dtype']} lie {worst['spacing']:.3g} apart there)")
         text += f": {wide} of {len(found)} are no near ties, being more than {NEAR} such steps apart" if wide else ": near ties"
+        if record.compiled and record["fused"] == "both":
+            text += ". The target was compiled, and so rounds elsewhere where it reads one token; by default only drafts are"
     return text + "."
 
 

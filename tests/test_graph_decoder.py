@@ -169,6 +169,8 @@ def test_what_cannot_be_decoded(target):
         GraphDecoder(target, draft=WithRows())
     with pytest.raises(ValueError, match="fused: got 'all', accepted: none, draft, both"):
         GraphDecoder(target, fused="all")
+    with pytest.raises(ValueError, match="compile: got True, accepted: none, draft, both"):
+        GraphDecoder(target, compile=True)
     with pytest.raises(ValueError, match="max_length: got 32, accepted: at least 37"):
         GraphDecoder(target, max_length=32).plain([[1, 2, 3, 4, 5]], max_new_tokens=30)
     with pytest.raises(ValueError, match="prompts: got the id 97"):
@@ -214,9 +216,9 @@ def test_graphs_write_the_text_of_a_cpu(target, kind, sampler):
 
 @gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("fused", ["none", "both"])
-def test_replays_are_the_launches_one_by_one(target, fused):
-    ours, usual = (on_gpu(target, capture=capture, fused=fused).speculate(PROMPTS, **MIXED) for capture in (True, False))
+@pytest.mark.parametrize("fused, compile", [("none", "draft"), ("both", "none"), ("both", "both")])
+def test_replays_are_the_launches_one_by_one(target, fused, compile):
+    ours, usual = (on_gpu(target, capture=capture, fused=fused, compile=compile).speculate(PROMPTS, **MIXED) for capture in (True, False))
     assert ours.tokens == usual.tokens
 
 
@@ -232,7 +234,7 @@ def test_greedy_graphs_in_the_dtypes_of_real_models(target, features, dtype, fus
     draft = copy.deepcopy(model)
     if features:
         attach(draft)
-    decoded = GraphDecoder(model, draft=draft, draft_len=4, fused=fused).speculate(PROMPTS, max_new_tokens=40)
+    decoded = GraphDecoder(model, draft=draft, draft_len=4, fused=fused, compile="both").speculate(PROMPTS, max_new_tokens=40)
     assert decoded.tokens_per_step > 3
 
 

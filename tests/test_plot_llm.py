@@ -75,6 +75,9 @@ def test_sentences_are_made_from_the_records(folder):
     (record,) = [r for r in fresh(folder) if r["fused"] == "both" and r["temperature"] == 0]
     record["partings"][0]["gap"] = 0.75
     assert "differ by 0.75 at most" in words.greedy_sentence(record) and "1 of 1 are no near ties" in words.greedy_sentence(record)
+    assert "compiled" not in words.greedy_sentence(record)
+    record |= {"fused": "both", "own_forward": "compiled"}
+    assert "The target was compiled" in words.greedy_sentence(record)
     assert "| graph path (own forward), B=1, T=0 | speculation, v10, K=4 | 0 | 5 | 0 | 0 | 0.125 |" in llm_bench_page.partings(fresh(folder))
 
 
