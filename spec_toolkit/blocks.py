@@ -12,7 +12,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import compiled, conditions, course, crosscheck, llm_bench_page, plot, plot_grid, plot_ladder, plot_logits, plot_shapes, reading, results, sanitize, tables
+from . import (
+    compiled,
+    conditions,
+    course,
+    crosscheck,
+    llm_bench_page,
+    plot,
+    plot_grid,
+    plot_ladder,
+    plot_logits,
+    plot_shapes,
+    reading,
+    results,
+    sanitize,
+    tables,
+)
 from .experiments import SEED_BATCHES, SEED_GPU, SEED_VOCABS, TODAY
 from .parts import SMALL_VOCAB, take_apart
 from .parts import table as parts_table

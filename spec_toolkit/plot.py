@@ -1,57 +1,31 @@
 """Records -> figures. Sees only records (dicts as `results.load_records` gives them), never a sampler.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; marker, line style and hatching say the same again in grey
-print. Medians with p10 to p90. A stale record is hatched and marked "(stale)". Ratios are formed only within one run_id.
+Medians with p10 to p90. A stale record is hatched and marked "(stale)". Ratios are formed only within one run_id.
 """
 from __future__ import annotations
 
-import io
-import textwrap
-from pathlib import Path
-
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .reading import METRICS, TIMES, caption, is_stale, kernels_first, label, number, of_the_limit, same_problem, speedup, tick, value
-from .reading import lengths as _lengths
-from .reading import some as _some
-from .reading import times as _times
+from .chart import BLACK, BLUE, CYCLE, DASHES, MARKERS, ORANGE, RED, SKY, Chart, finish, one_panel, save  # noqa: F401  (notebooks draw with them)
+from .reading import (
+    METRICS,
+    TIMES,
+    is_stale,
+    kernels_first,
+    label,
+    lengths,
+    number,
+    of_the_limit,
+    same_problem,
+    some,
+    speedup,
+    tick,
+    times,
+    value,
+)
 from .tables import table  # noqa: F401  (the table beside a figure is found where the figure is)
-
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-GREY = "#777777"
-BROWN = "#5C3A1E"
-CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY, BROWN)  # black is the limit's
-MARKERS, DASHES = "osD^vP*X", ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
-
-
-class Chart(Figure):
-    """A matplotlib Figure that needs no pyplot, shows itself in a notebook and carries its caption."""
-    caption_text = ""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-        return buffer.getvalue()
-
-
-def _chart(width: float, height: float):
-    chart = Chart(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(chart)
-    axes = chart.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return chart, axes
-
-
-def _finish(chart: Chart, records, note: str = "", width: int = 105) -> Chart:
-    chart.caption_text = " ".join(filter(None, (note, caption(records))))
-    chart.supxlabel("\n".join(textwrap.wrap(chart.caption_text, width)), x=0.01, ha="left", fontsize=7.5, color="#333333")
-    return chart
 
 
 def _slowest_first(records, metric: str = "call_us") -> list:
@@ -63,12 +37,12 @@ def bars(records, baseline: str = "python_loop") -> Chart:
 
     The call is what all samplers have (a sampler that synchronises has no GPU time), so the speedup is of calls.
     """
-    records = _slowest_first(r for r in _some(records) if value(r, "call_us"))
+    records = _slowest_first(r for r in some(records) if value(r, "call_us"))
     if not records:
         raise ValueError("these records hold checks but no times: bars needs times measured on a GPU")
     if not all(same_problem(records[0], r) for r in records):
         raise ValueError("bars shows one problem, these records hold several: filter them, or use lines or heatmap")
-    chart, axes = _chart(7.2, 1.7 + 0.55 * len(records))
+    chart, axes = one_panel(7.2, 1.7 + 0.55 * len(records))
     right = max(value(r, "call_us", "p90") for r in records)
     for row, record in enumerate(records):
         faster = speedup(record, records, baseline)
@@ -87,7 +61,7 @@ def bars(records, baseline: str = "python_loop") -> Chart:
     axes.xaxis.set_major_formatter(tick)
     axes.invert_yaxis()
     chart.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
-    return _finish(chart, records)
+    return finish(chart, records)
 
 
 def _bar(axes, y: float, record, metric: str, colour: str, text: str) -> None:
@@ -112,11 +86,11 @@ def lines(records, x: str = "batch", metric: str = "gpu_us", baseline: str | Non
     """
     if x not in ("batch", "vocab"):
         raise ValueError(f"x={x!r}: accepted are 'batch' and 'vocab'")
-    records = _some(records)
-    chart, axes = _chart(7.2, 4.6)
+    records = some(records)
+    chart, axes = one_panel(7.2, 4.6)
     for name, style in styles(records).items():
         mine = sorted((r for r in records if r["sampler"] == name), key=lambda r: r["problem"][x])
-        _one_each(mine, x, name)
+        one_each(mine, x, name)
         _line(axes, mine, records, x, metric, baseline, style | {"markersize": 5, "linewidth": 1.4})
     above = [r for r in records if r["sampler"] == baseline] if baseline else records
     floors = {r["problem"][x]: (value(r) or 0) / v if baseline else v for r in above if (v := value(r, "stream_read_us"))}
@@ -132,7 +106,7 @@ def lines(records, x: str = "batch", metric: str = "gpu_us", baseline: str | Non
     axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return _finish(chart, records)
+    return finish(chart, records)
 
 
 def styles(records) -> dict[str, dict]:
@@ -141,7 +115,7 @@ def styles(records) -> dict[str, dict]:
             for i, name in enumerate(kernels_first(records))}
 
 
-def _one_each(records, x: str, name: str) -> None:
+def one_each(records, x: str, name: str) -> None:
     at = [r["problem"][x] for r in records]
     if len(set(at)) != len(at):
         raise ValueError(f"{name} has several records at the same {x} ({at}): filter to one K, dtype, acceptance and flush")
@@ -167,20 +141,19 @@ def heatmap(records, baseline: str, sampler: str, metric: str = "gpu_us") -> Cha
     Below each GPU speedup stands the limit: that of a sampler which takes no longer than the plain read of the same bytes.
     ValueError if the sampler has two records at one place: filter to one dtype, acceptance and flush first.
     """
-    records = _some(records)
+    records = some(records)
     cells = {}
-    for record in _some(r for r in records if r["sampler"] == sampler):
-        place = _lengths(record), record["problem"]["batch"], record["problem"]["vocab"]
+    for record in some(r for r in records if r["sampler"] == sampler):
+        place = lengths(record), record["problem"]["batch"], record["problem"]["vocab"]
         if place in cells:
             raise ValueError(f"{sampler} has several records at K, batch, vocab = {place}: filter to one dtype, acceptance and flush")
-        times, most = speedup(record, records, baseline, metric), of_the_limit(record) if metric == "gpu_us" else None
-        cells[place] = times or np.nan, is_stale(record), times / most if times and most else None
+        factor, most = speedup(record, records, baseline, metric), of_the_limit(record) if metric == "gpu_us" else None
+        cells[place] = factor or np.nan, is_stale(record), factor / most if factor and most else None
     panels = sorted({place[0] for place in cells}, key=lambda k: (len(k), k))
     batches, vocabs = (sorted({place[i] for place in cells}) for i in (1, 2))
     most = max(0.1, np.nanmax(np.abs(np.log2([cell[0] for cell in cells.values()])), initial=0.1))
     wide = (0.6 + 0.58 * len(vocabs)) * len(panels) + 1.2
-    chart = Chart(figsize=(wide, 1.9 + 0.46 * len(batches)), layout="constrained")
-    FigureCanvasAgg(chart)
+    chart = Chart(wide, 1.9 + 0.46 * len(batches))
     all_axes = chart.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, k in zip(all_axes, panels):
         image = _panel(axes, {place[1:]: cell for place, cell in cells.items() if place[0] == k}, batches, vocabs, most)
@@ -190,7 +163,7 @@ def heatmap(records, baseline: str, sampler: str, metric: str = "gpu_us") -> Cha
     bar.ax.tick_params(labelsize=8)
     limit = "; below it, the limit" if any(cell[2] for cell in cells.values()) else ""
     chart.suptitle(f"{sampler}: times faster than {baseline} ({TIMES[metric]}, same run){limit}", fontsize=9)
-    return _finish(chart, [r for r in records if r["sampler"] in (sampler, baseline)], width=int(15 * wide))
+    return finish(chart, [r for r in records if r["sampler"] in (sampler, baseline)], width=int(15 * wide))
 
 
 def _panel(axes, cells: dict, batches: list, vocabs: list, most: float):
@@ -198,7 +171,7 @@ def _panel(axes, cells: dict, batches: list, vocabs: list, most: float):
     absent = (np.nan, False, None)
     grid = np.array([[cells.get((b, v), absent)[0] for v in vocabs] for b in batches])
     image = axes.imshow(np.log2(grid), cmap="PuOr_r", norm=TwoSlopeNorm(0, -most, most), aspect="auto")
-    for (row, column), times in np.ndenumerate(grid):
+    for (row, column), _ in np.ndenumerate(grid):
         _cell(axes, row, column, *cells.get((batches[row], vocabs[column]), absent), most)
     axes.set_xticks(range(len(vocabs)), [f"{v:,}" for v in vocabs], rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(len(batches)), batches)
@@ -206,26 +179,15 @@ def _panel(axes, cells: dict, batches: list, vocabs: list, most: float):
     return image
 
 
-def _cell(axes, row, column, times, stale, limit, most) -> None:
-    if np.isnan(times):
+def _cell(axes, row, column, factor, stale, limit, most) -> None:
+    if np.isnan(factor):
         axes.text(column, row, "not run", ha="center", va="center", fontsize=7, color="#666666")
         return
-    text = _times(times) + (" ×" if times < 1 else "") + ("\n(stale)" if stale else "")
-    colour = "white" if abs(np.log2(times)) > 0.6 * most else BLACK
+    text = times(factor) + (" ×" if factor < 1 else "") + ("\n(stale)" if stale else "")
+    colour = "white" if abs(np.log2(factor)) > 0.6 * most else BLACK
     axes.text(column, row - (0.14 if limit else 0), text, ha="center", va="center", fontsize=8, color=colour)
     if limit:
-        axes.text(column, row + 0.24, _times(limit), ha="center", va="center", fontsize=6, color=colour)
+        axes.text(column, row + 0.24, times(limit), ha="center", va="center", fontsize=6, color=colour)
     if stale:
         axes.add_patch(Rectangle((column - .5, row - .5), 1, 1, fill=False, hatch="///", linewidth=0,
                                  edgecolor="#888888"))
-
-
-def save(figure: Figure, path) -> list[Path]:
-    """Write path.png (150 dpi) and path.svg, the same bytes for the same records; returns both paths."""
-    stem = Path(path).with_suffix("") if Path(path).suffix in (".png", ".svg") else Path(path)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with matplotlib.rc_context({"svg.hashsalt": stem.name, "svg.fonttype": "none"}):
-        figure.savefig(written[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
-        figure.savefig(written[1], bbox_inches="tight", metadata={"Date": None})
-    return written

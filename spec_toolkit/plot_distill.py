@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import textwrap
 
-from . import plot
+from .chart import BLUE, GREEN, ORANGE, RED, Chart
 from .plot_step import panels
 from .tables import markdown
 
@@ -20,19 +20,19 @@ def hardware(said: dict) -> str:
             f"{recipe['optimizer']}, seed {said['seed']}" + ("" if said["finished"] else "; cut off before its end"))
 
 
-def curve(said: dict) -> plot.Chart:
+def curve(said: dict) -> Chart:
     """The loss's two parts over tokens, and acceptance on held-out texts over seconds, by temperature."""
     chart, (left, right) = panels(2, width=4.8, height=3.8)
     trained = [point for point in said["curve"] if point["train_kl"] is not None]
     tokens = [point["tokens"] / 1e6 for point in trained]
-    lines = (("train_total_variation", "total variation", plot.BLUE, "o"), ("train_kl", "KL, nats", plot.ORANGE, "s"))
+    lines = (("train_total_variation", "total variation", BLUE, "o"), ("train_kl", "KL, nats", ORANGE, "s"))
     for name, label, colour, marker in lines:
         left.plot(tokens, [point[name] for point in trained], color=colour, marker=marker, markersize=3, label=label)
     left.set(xlabel="tokens read, millions", ylabel="mean over training texts (log scale)", yscale="log")
     left.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     left.yaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "235" else "")
     seconds = [point["seconds"] for point in said["curve"]]
-    for heat, colour, marker in zip(said["curve"][0]["acceptance"], (plot.RED, plot.GREEN), "D^"):
+    for heat, colour, marker in zip(said["curve"][0]["acceptance"], (RED, GREEN), "D^"):
         values = [point["acceptance"][heat] for point in said["curve"]]
         right.plot(seconds, values, color=colour, marker=marker, markersize=3, label=f"temperature {heat}: {values[-1]:.3f} at last")
     right.set(xlabel="seconds, sampling included", ylabel="acceptance on held-out texts", ylim=(0, 1))

@@ -4,14 +4,15 @@ from __future__ import annotations
 import numpy as np
 
 from . import plot
-from .plot import BLACK, styles, value
-from .reading import GOALS, is_stale, of_the_limit, some, tick
+from .chart import BLACK, Chart, finish, one_panel
+from .plot import styles
+from .reading import GOALS, is_stale, of_the_limit, some, tick, value
 
 
-def against_bytes(records) -> plot.Chart:
+def against_bytes(records) -> Chart:
     """GPU time of every sampler against the bytes that its problem touches, log-log, with the limit as it was measured."""
     records = some(r for r in records if value(r))
-    chart, axes = plot._chart(7.2, 5.0)
+    chart, axes = one_panel(7.2, 5.0)
     for name, style in styles(records).items():
         mine = [r for r in records if r["sampler"] == name]
         _points(axes, mine, [value(r) for r in mine], style)
@@ -33,10 +34,10 @@ def bend(records) -> tuple[float, float]:
     return start * far["bytes"] / value(far, "stream_read_us") / 1e6, start
 
 
-def shares(records, *names: str) -> plot.Chart:
+def shares(records, *names: str) -> Chart:
     """The share of the limit (plain read / GPU time) that each named sampler reaches, against the bytes; steps: `GOALS`."""
     records = some(r for r in records if of_the_limit(r) and (not names or r["sampler"] in names))
-    chart, axes = plot._chart(7.2, 4.2)
+    chart, axes = one_panel(7.2, 4.2)
     for name, style in styles(records).items():
         mine = [r for r in records if r["sampler"] == name]
         _points(axes, mine, [of_the_limit(r) for r in mine], style)
@@ -55,10 +56,10 @@ def _points(axes, records, heights, style) -> None:
               marker=style["marker"], markersize=4.5, linestyle="none", markerfacecolor="white" if stale else style["color"], alpha=0.85)
 
 
-def _finished(chart, axes, records) -> plot.Chart:
+def _finished(chart, axes, records) -> Chart:
     axes.set(xscale="log", xlabel="megabytes of rows touched (log scale)")
     for axis in (axes.xaxis, *((axes.yaxis,) if axes.get_yscale() == "log" else ())):
         axis.set_major_formatter(tick)
     axes.grid(color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    return plot._finish(chart, records)
+    return finish(chart, records)

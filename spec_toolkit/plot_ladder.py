@@ -1,17 +1,16 @@
 """Figures of the rungs: the ladder to the limit, and where the time of one call goes. They see only records and `Parts`."""
 from __future__ import annotations
 
-from . import plot
+from .chart import BLACK, BLUE, GREEN, ORANGE, RED, Chart, finish
 from .parts import NAMES
-from .plot import BLACK, BLUE, GREEN, ORANGE, RED, value
-from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, speedup, tick
+from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, speedup, tick, value
 
 COLOURS = {"launch": "#BBBBBB", "draw": ORANGE, "accept": GREEN, "rows": BLUE}
 HATCHES = {"launch": "", "draw": "//", "accept": "..", "rows": ""}
 TOO_LONG = 4  # a bar this many times as long as the shortest is cut, and says so
 
 
-def ladder(records, first: str = "v1") -> plot.Chart:
+def ladder(records, first: str = "v1") -> Chart:
     """A panel for each problem: the GPU time of every sampler, the rungs in order, down to the limit and an empty launch."""
     records = some(r for r in records if value(r))
     problems, names = distinct(records, sizes), kernels_first(records)
@@ -34,7 +33,7 @@ def ladder(records, first: str = "v1") -> plot.Chart:
     panels[0].plot([], [], color=RED, linestyle="--", label="limit: plain read of the same bytes")
     panels[0].plot([], [], color=BLACK, linestyle=":", label="empty launch")
     chart.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    return plot._finish(chart, records, f"Beside a bar: its time, its share of the limit, and how many times faster than {first} it is.", int(15 * chart.get_figwidth()))
+    return finish(chart, records, f"Beside a bar: its time, its share of the limit, and how many times faster than {first} it is.", int(15 * chart.get_figwidth()))
 
 
 def _rung(axes, row: int, record, records, first: str) -> None:
@@ -48,7 +47,7 @@ def _rung(axes, row: int, record, records, first: str) -> None:
                   xytext=(4, 0), textcoords="offset points", fontsize=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})
 
 
-def taken_apart(parts, records) -> plot.Chart:
+def taken_apart(parts, records) -> Chart:
     """A panel for each batch: a bar for each sampler, made of its `Parts` on a linear axis; bars that are too long are cut."""
     parts = some(parts)
     problems, names = distinct(parts, lambda p: p.size), distinct(parts, lambda p: p.label)
@@ -65,7 +64,7 @@ def taken_apart(parts, records) -> plot.Chart:
     _rows(panels[0], names)
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels())))  # each label once
     chart.legend(handles.values(), handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    return plot._finish(chart, records, "Differences of medians of three problems, timed one after the other.", int(15 * chart.get_figwidth()))
+    return finish(chart, records, "Differences of medians of three problems, timed one after the other.", int(15 * chart.get_figwidth()))
 
 
 def _stack(axes, row: int, part, end: float) -> None:
@@ -81,8 +80,7 @@ def _stack(axes, row: int, part, end: float) -> None:
 
 
 def _panels(count: int, height: float):
-    chart = plot.Chart(figsize=(2.0 + 3.6 * count, height), layout="constrained")
-    plot.FigureCanvasAgg(chart)
+    chart = Chart(2.0 + 3.6 * count, height)
     panels = chart.subplots(1, count, squeeze=False, sharey=True)[0]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)

@@ -7,8 +7,8 @@ from __future__ import annotations
 from matplotlib.ticker import MaxNLocator
 
 from . import llm_bench_records as records_of
+from .chart import BLACK, BLUE, GREEN, ORANGE, RED, SKY, YELLOW, Chart
 from .llm_bench_records import PARTS
-from .plot import BLACK, BLUE, GREEN, ORANGE, RED, SKY, YELLOW, Chart, FigureCanvasAgg
 from .plot_llm_base import compared, finish, label, panels, span
 from .plot_llm_drafts import acceptance, k_sweep
 from .plot_llm_needed import needed
@@ -28,8 +28,7 @@ def methods(records) -> Chart | None:
     wide = min(2, len(records))
     rows = [records[start:start + wide] for start in range(0, len(records), wide)]
     arms = [max(len(r["arms"]) for r in row) for row in rows]
-    chart = Chart(figsize=(6.9 * wide, 0.9 + 0.85 * len(rows) + 0.3 * sum(arms)), layout="constrained")
-    FigureCanvasAgg(chart)
+    chart = Chart(6.9 * wide, 0.9 + 0.85 * len(rows) + 0.3 * sum(arms))
     grid = chart.add_gridspec(len(rows), wide, height_ratios=[count + 1.2 for count in arms])
     for i, row in enumerate(rows):
         for j, record in enumerate(row):

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import textwrap
 
-from .plot import Chart, FigureCanvasAgg
+from .chart import Chart
 
 
 def panels(count: int, width: float, height: float):
     """(chart, [axes]) side by side."""
-    chart = Chart(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(chart)
+    chart = Chart(width, height)
     found = list(chart.subplots(1, count, squeeze=False)[0])
     for axes in found:
         axes.spines[["top", "right"]].set_visible(False)

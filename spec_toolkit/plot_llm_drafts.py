@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from . import llm_bench_records as records_of
+from .chart import BLUE, GREEN, GREY, ORANGE, RED, Chart
 from .llm_bench_costs import cost_model
-from .plot import BLUE, GREEN, GREY, ORANGE, RED, Chart
 from .plot_llm_base import compared, finish, panels
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 
 from . import llm_bench_records as records_of
+from .chart import BLACK, CYCLE, DASHES, GREY, MARKERS, Chart
 from .llm_bench_costs import costs
-from .plot import BLACK, CYCLE, DASHES, GREY, MARKERS, Chart
 from .plot_llm_base import finish, panels
 
 GOAL = 1.8  # times plain decoding of the same path

@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 
 from . import plot
+from .chart import BLACK, BLUE, ORANGE, RED, Chart, finish, one_panel
 from .laziness import ITEMSIZE, needed_bytes, predicted_bytes, predicted_pairs, recorded_pairs
-from .plot import BLACK, BLUE, ORANGE, RED, value
 from .plot_shapes import legend_name, log_axis, samplers
-from .reading import normalised, sizes
+from .reading import lengths, normalised, sizes, some, value
 
 
 def newest_gpu(records, flush: str | None = None) -> list:
@@ -21,13 +21,13 @@ def newest_gpu(records, flush: str | None = None) -> list:
     return [r for r in timed if same(r)]
 
 
-def against_acceptance(records) -> plot.Chart:
+def against_acceptance(records) -> Chart:
     """GPU time of every sampler over the measured acceptance, with the limit: a plain read of the rows that are needed.
 
     ValueError if a sampler has two records at one acceptance: filter to one batch, K, vocabulary and flush.
     """
-    records, asked = plot._some(records), lambda r: r["problem"]["acceptance_requested"]
-    chart, axes = plot._chart(7.2, 4.8)
+    records, asked = some(records), lambda r: r["problem"]["acceptance_requested"]
+    chart, axes = one_panel(7.2, 4.8)
     at = lambda r: r["problem"]["acceptance_measured"]
     for name, style in samplers(records).items():
         mine = sorted((r for r in records if r["sampler"] == name), key=at)
@@ -44,9 +44,9 @@ def against_acceptance(records) -> plot.Chart:
     return log_axis(chart, axes, records, "y")
 
 
-def row_pairs(counts, draft_len: int, records=()) -> plot.Chart:
+def row_pairs(counts, draft_len: int, records=()) -> Chart:
     """Row pairs per request over acceptance: the prediction, counts of the reference, and of the steps that were timed."""
-    chart, axes = plot._chart(7.2, 4.2)
+    chart, axes = one_panel(7.2, 4.2)
     a = np.linspace(0, 1, 201)
     axes.axhline(draft_len, color=RED, linestyle="--", linewidth=1.3, label=f"all {draft_len} row pairs: read without stopping")
     axes.plot(a, [predicted_pairs(x, draft_len) for x in a], color=BLACK, label="predicted: $(1 - a^K) / (1 - a)$")
@@ -59,7 +59,7 @@ def row_pairs(counts, draft_len: int, records=()) -> plot.Chart:
     axes.set(xlim=(0, 1), ylim=(0, draft_len * 1.08), xlabel="acceptance $a$ of one drafted token", ylabel=f"row pairs per request, K={draft_len}")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.94), fontsize=8, frameon=False)
-    return plot._finish(chart, records) if records else chart
+    return finish(chart, records) if records else chart
 
 
 def fastest(records, samplers) -> str:
@@ -67,7 +67,7 @@ def fastest(records, samplers) -> str:
     where their medians lie below the 90th percentile of the least."""
     here = {}
     for r in sorted((r for r in records if r["sampler"] in samplers), key=value):
-        here.setdefault((r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"]), []).append(r)
+        here.setdefault((r["problem"]["batch"], lengths(r), r["problem"]["vocab"]), []).append(r)
     found = {}
     for shape in sorted(here):
         first, *others = here[shape]
@@ -79,7 +79,7 @@ def fastest(records, samplers) -> str:
 def bytes_table(records) -> str:
     """A Markdown table: predicted and counted megabytes of rows for each problem of the records."""
     rows = {}
-    for r in plot._some(records):
+    for r in some(records):
         p = r["problem"]
         key = (p["batch"], p["draft_len"], p["vocab"], p["acceptance_requested"])
         predicted = predicted_bytes(p["acceptance_measured"], p["batch"], p["draft_len"], p["vocab"], ITEMSIZE[p["dtype"]], normalised(r))
@@ -89,7 +89,7 @@ def bytes_table(records) -> str:
 
 def lse_table(records, with_lse) -> str:
     """A Markdown table: GPU time of each sampler and problem that is in both, without and with draft_lse. Two runs: no ratio."""
-    key = lambda r: (r["problem"]["batch"], plot._lengths(r), r["problem"]["vocab"], r["sampler"])
+    key = lambda r: (r["problem"]["batch"], lengths(r), r["problem"]["vocab"], r["sampler"])
     given = {key(r): r for r in with_lse}
     lines = ["| B | K | V | sampler | µs | µs with draft_lse | plain read of the row pairs, µs |", "|---:|---:|---:|---|---:|---:|---:|"]
     for r in sorted((r for r in records if key(r) in given), key=key):

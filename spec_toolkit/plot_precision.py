@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import precision
-from .plot import BLACK, BLUE, GREEN, ORANGE, RED, Chart
+from .chart import BLACK, BLUE, GREEN, ORANGE, RED, Chart
 
 SMALLEST = 1e-17  # what is below is drawn there: float64 shows nothing of it
 LABELS = {23: "23 bits (accept tests here)", 52: "52 bits (draws here)"}
@@ -62,7 +62,7 @@ def dots(biases: dict[str, dict[str, float]]) -> Chart:
 
 
 def _panels(count, width=10.0, height=3.6):
-    chart = Chart(figsize=(width, height), layout="constrained")
+    chart = Chart(width, height)
     axes = chart.subplots(1, count)
     return chart, list(np.atleast_1d(axes))
 

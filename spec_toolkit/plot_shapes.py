@@ -4,9 +4,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from . import plot, tables
-from .plot import BLACK, CYCLE, DASHES, MARKERS, value
-from .reading import METRICS, distinct, is_stale, kernels_first, lengths, normalised, some, tick
+from . import tables
+from .chart import BLACK, CYCLE, DASHES, MARKERS, Chart, finish, one_panel
+from .reading import METRICS, distinct, is_stale, kernels_first, lengths, normalised, some, tick, value
 
 FLUSHES = {"read": "flushed by reading", "write": "flushed by writing", "written": "rows just written"}
 SAID = {"flush": lambda text: f"\n{FLUSHES.get(text, text)}", "row_padding": lambda text: f", padded by {text}" if int(text) else "",
@@ -25,12 +25,12 @@ def legend_name(records) -> str:
     return records[0]["sampler"] + (" (stale)" if any(map(is_stale, records)) else "")
 
 
-def by_shape(records, *columns: str) -> plot.Chart:
+def by_shape(records, *columns: str) -> Chart:
     """A row for each batch, K, vocabulary and value of the columns (keys of `tables.DETAILS`); the GPU time on a log axis."""
     records = some(r for r in records if value(r))
     shape = lambda r: (r["problem"]["batch"], lengths(r), r["problem"]["vocab"], *(str(tables.detail(r, column)) for column in columns))
     shapes, styles = sorted({shape(r) for r in records}), samplers(records)
-    chart, axes = plot._chart(7.2, 2.1 + (0.6 if "flush" in columns else 0.5) * len(shapes))
+    chart, axes = one_panel(7.2, 2.1 + (0.6 if "flush" in columns else 0.5) * len(shapes))
     for place, (name, style) in enumerate(styles.items()):
         mine = [r for r in records if r["sampler"] == name]
         middle, low, high = (np.array([value(r, what=what) for r in mine]) for what in ("median", "p10", "p90"))
@@ -53,7 +53,7 @@ def by_shape(records, *columns: str) -> plot.Chart:
     return log_axis(chart, axes, records, "x")
 
 
-def log_axis(chart, axes, records, along: str) -> plot.Chart:
+def log_axis(chart, axes, records, along: str) -> Chart:
     """Finish a chart whose x or y axis is logarithmic: ticks at 1, 2 and 5 of each power (at 1 alone over many), legend and caption."""
     axes.grid(axis=along, color="#DDDDDD", linewidth=0.6)
     axis = axes.xaxis if along == "x" else axes.yaxis
@@ -63,4 +63,4 @@ def log_axis(chart, axes, records, along: str) -> plot.Chart:
     steps = (1.0, 2.0, 5.0) if high - low < 3 else (1.0,)
     axis.set_ticks([t for power in range(int(low) - 1, int(high) + 2) for t in (step * 10.0**power for step in steps) if low <= np.log10(t) <= high])
     chart.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    return plot._finish(chart, records)
+    return finish(chart, records)

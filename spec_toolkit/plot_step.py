@@ -4,16 +4,15 @@ from __future__ import annotations
 import numpy as np
 
 from . import plot, step
-from .plot import BLACK, BLUE, ORANGE, RED, value
-from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, tick
+from .chart import BLACK, BLUE, ORANGE, RED, Chart, finish, one_panel
+from .reading import distinct, is_stale, kernels_first, label, number, of_the_limit, percent, sizes, some, tick, value
 
 LEADING = 16  # requests that a picture of an outcome shows
 
 
 def panels(count: int = 2, width: float = 5.2, height: float = 4.2):
     """(chart, [axes]) side by side."""
-    chart = plot.Chart(figsize=(width * count, height), layout="constrained")
-    plot.FigureCanvasAgg(chart)
+    chart = Chart(width * count, height)
     found = chart.subplots(1, count, squeeze=False)[0]
     for axes in found:
         axes.spines[["top", "right"]].set_visible(False)
@@ -53,7 +52,7 @@ def race(axes, records, title: str = "", marked: str | None = None) -> None:
     axes.invert_yaxis()
 
 
-def shares(records, longest: float = 60.0) -> plot.Chart:
+def shares(records, longest: float = 60.0) -> Chart:
     """The sampler's share of a step over the length of its models' part, 1 ms to `longest`: captured in a graph, and called eagerly.
 
     records: of one problem. A sampler that cannot be captured stands in the right panel only.
@@ -84,17 +83,17 @@ def shares(records, longest: float = 60.0) -> plot.Chart:
     axes[0].set_ylabel("sampler's share of the step, % (log scale)")
     entries = {text: handle for panel in axes for handle, text in zip(*panel.get_legend_handles_labels())}
     chart.legend(entries.values(), entries, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    return plot._finish(chart, records, width=150)
+    return finish(chart, records, width=150)
 
 
-def matters(records, metric: str = "gpu_us") -> plot.Chart:
+def matters(records, metric: str = "gpu_us") -> Chart:
     """Over the batch: the length of a step below which each sampler takes more than PART of it. One record per sampler and batch."""
     styles = plot.styles(records)  # of all of them, so that a sampler has the colour that it has in `shares`
     records = some(r for r in records if value(r, metric))
-    chart, axes = plot._chart(7.2, 4.4)
+    chart, axes = one_panel(7.2, 4.4)
     for name, style in ((name, styles[name]) for name in kernels_first(records)):
         mine = sorted((r for r in records if r["sampler"] == name), key=lambda r: r["problem"]["batch"])
-        plot._one_each(mine, "batch", name)
+        plot.one_each(mine, "batch", name)
         axes.plot([r["problem"]["batch"] for r in mine], [step.matters_below(value(r, metric)) for r in mine], markersize=5, linewidth=1.4,
                   label=name + (" (stale)" if any(map(is_stale, mine)) else ""), **style)
     ticks = sorted({r["problem"]["batch"] for r in records})
@@ -104,4 +103,4 @@ def matters(records, metric: str = "gpu_us") -> plot.Chart:
     axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     chart.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return plot._finish(chart, records, "Below a line the sampler takes a larger share; above it, a smaller one.")
+    return finish(chart, records, "Below a line the sampler takes a larger share; above it, a smaller one.")

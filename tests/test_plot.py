@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from spec_toolkit import plot, readme, results
+from spec_toolkit import plot, reading, readme, results
 
 SAMPLERS = {"python_loop": (None, 4500, 4400), "torch_vectorised": (240, 900, 700), "torch_compile": (130, 300, 120), "v1": (650, 670, 9), "v2": (42, 61, 8)}
 
@@ -41,7 +41,7 @@ def words(chart):
 
 
 def test_caption_names_hardware_dtype_flush_and_sizes():
-    text = plot.caption(demo())
+    text = reading.caption(demo())
     for part in ("NVIDIA H200", "float32 probabilities", "flushed by reading", "B=4", "V=32,000", "K=8", "100 samples", "acceptance 0.70", "commit 012345678"):
         assert part in text
 
