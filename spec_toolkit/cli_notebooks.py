@@ -15,11 +15,11 @@ def add_run(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from . import runs
+    from . import notebooks, runs
 
     try:
         if args.name is None:
-            print(runs.describe_notebooks())
+            print(notebooks.describe_notebooks())
         else:
             print(runs.run_notebook(args.name, dict(args.parameter), out=args.out, timeout=args.timeout))
     except runs.RunError as error:

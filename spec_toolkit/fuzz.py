@@ -18,7 +18,7 @@ from .ends import EDITS as ENDS
 from .law import LawResult
 from .probes import rebatched
 from .problem import ROW_DTYPES
-from .suite import made, reproduction
+from .suite_cases import made, reproduction
 
 ROUND = 250           # examples between two looks at the clock
 DEEPEST = 40          # drafts of a request: past the 32 that a warp tests at once

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import blocks, paths, plot, plot_logits, reading, results, runs
+from . import blocks, notebooks, paths, plot, plot_logits, reading, results
 from .experiments import EXPERIMENTS
 from .tables import NONE, markdown
 
@@ -53,7 +53,7 @@ class Section:
 
 def question(experiment: str) -> str:
     """The title of the notebook of that name; else the one given here."""
-    if path := runs.list_notebooks().get(experiment):
+    if path := notebooks.list_notebooks().get(experiment):
         text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         return text.splitlines()[0].lstrip("# ")
     return QUESTIONS.get(experiment, experiment.replace("_", " "))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import site
@@ -18,35 +17,20 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from . import bench, results
 from .sampler import list_kernels, load_sampler
-from .sanitize_target import AT, CONTROLS, DONE
+from .sanitize_log import Log, excerpt, faults, read
+from .sanitize_target import CONTROLS
 from .tables import NONE, markdown
 
 TOOLS = tuple(CONTROLS)
 FORMAT = "spec_toolkit sanitizers 1"
 LIMIT_S = 550          # a tool that takes longer is stopped, if no other limit is given
-SHOWN = 12             # lines of a report that the record keeps
-FOREIGN = re.compile(r"(?:\bat|Device Frame:) (?:void )?(?:at::|c10::|cupy_|cub::|thrust::)")  # kernels of PyTorch and CuPy
-NO_FINDING = re.compile(r" (?:COMPUTE-SANITIZER|\w+ SUMMARY|Warning: (?!Race reported)|(?:Error: )?(?:Target application|process didn't))")
-SUMMARY = re.compile(r"^========= (?:ERROR|RACECHECK) SUMMARY: (\d+) ", re.MULTILINE)
-
-
 class NoSanitizer(RuntimeError):
     """compute-sanitizer is not on this machine."""
-
-
-@dataclass(frozen=True)
-class Log:
-    """What one tool printed. returncode None: it was stopped."""
-    tool: str
-    text: str
-    returncode: int | None
-    seconds: float
 
 
 def find_sanitizer() -> str:
@@ -79,73 +63,18 @@ def run_tool(sanitizer: str, tool: str, names, limit: float) -> Log:
     return Log(tool, text, code, time.perf_counter() - began)
 
 
-def reports(text: str) -> list[tuple[str, str]]:
-    """Each finding of a log as its lines, without their marks, and the sampler that ran when it was printed ("" before the first)."""
-    found, runs, running = [], [], ""
-    for line in text.splitlines():
-        if line.startswith(AT):
-            running = line.removeprefix(AT).split(",")[0]
-        body = line.removeprefix("=========")
-        if body == line or NO_FINDING.match(body):
-            continue
-        if body.startswith("  ") or not body.strip():
-            if found and body.strip():
-                found[-1].append(body.strip())
-        else:
-            found.append([body.strip()])
-            runs.append(running)
-    return [("\n".join(lines), running) for lines, running in zip(found, runs)]
-
-
-def read(log: Log, kernels: dict[str, list[str]]) -> dict:
-    """{"errors": total or None, "ran": of the target or None, "found": {name: reports}}; kernels: name -> its entry functions.
-
-    Among the names of `found`: "control", "foreign" (kernels of PyTorch and CuPy) and "elsewhere" (before any of ours ran).
-    """
-    total = SUMMARY.findall(log.text)
-    done = [line for line in log.text.splitlines() if line.startswith(DONE)]
-    owners = kernels | {"control": [f"control_{log.tool}"]}
-    found = {name: [] for name in (*owners, "foreign", "elsewhere")}
-    for report, running in reports(log.text):
-        owner = next((name for name, entries in owners.items() if any(re.search(rf"\b{entry}\b", report) for entry in entries)), None)
-        owner = owner or ("foreign" if FOREIGN.search(report) else running if running in kernels else "elsewhere")
-        found[owner].append(report)
-    return {"errors": int(total[-1]) if total else None, "ran": json.loads(done[-1].removeprefix(DONE)) if done else None, "found": found}
-
-
-def _faults(log: Log, seen: dict) -> list[str]:
-    """Why the tool's run says nothing, or found something that belongs to no rung."""
-    faults = []
-    if log.returncode is None:
-        at = [line.removeprefix(AT) for line in log.text.splitlines() if line.startswith(AT)]
-        faults.append(f"stopped after {log.seconds:.0f} s, at {at[-1] if at else 'the start'}")
-    elif seen["ran"] is None or seen["errors"] is None:
-        faults.append(f"did not finish (exit {log.returncode}): " + " | ".join(log.text.strip().splitlines()[-SHOWN:]))
-    elif not seen["found"]["control"]:
-        faults.append("did not find the kernel that it must find")
-    if seen["found"]["elsewhere"]:
-        faults.append(f"{len(seen['found']['elsewhere'])} findings belong to no kernel of ours: " + _excerpt(seen["found"]["elsewhere"]))
-    if seen["errors"] is not None and (hidden := seen["errors"] - sum(map(len, seen["found"].values()))) > 0:
-        faults.append(f"{hidden} more findings are counted than printed")
-    return faults
-
-
-def _excerpt(found: list[str]) -> str:
-    return "\n".join(found[0].splitlines()[:SHOWN]) if found else ""
-
-
 def summarise(logs: list[Log], samplers: dict, created: str) -> dict:
     """The record, but for its format and environment. samplers: name -> a kernel sampler."""
     kernels = {name: [launch.kernel for launch in sampler.contract.launches] for name, sampler in samplers.items()}
     seen = {log.tool: read(log, kernels) for log in logs}
     ran = next((s["ran"] for s in seen.values() if s["ran"]), None) or {}
     tools = {log.tool: {"seconds": round(log.seconds, 1), "errors": seen[log.tool]["errors"], "control": len(seen[log.tool]["found"]["control"]),
-                        "foreign": len(seen[log.tool]["found"]["foreign"]), "faults": _faults(log, seen[log.tool])} for log in logs}
+                        "foreign": len(seen[log.tool]["found"]["foreign"]), "faults": faults(log, seen[log.tool])} for log in logs}
     found = {}
     for name, sampler in samplers.items():
         wrong = [text for s in seen.values() for text in (s["ran"] or {}).get(name, {}).get("wrong", ())]
         found[name] = {"source_hash": sampler.source_hash, "created": created, **ran.get(name, {}), "wrong": wrong, "tools": {
-            tool: {"errors": len(s["found"][name]), "excerpt": _excerpt(s["found"][name])} for tool, s in seen.items()}}
+            tool: {"errors": len(s["found"][name]), "excerpt": excerpt(s["found"][name])} for tool, s in seen.items()}}
     return {"created": created, "passed": _passed(tools, found), "tools": tools, "samplers": found}
 
 

@@ -17,6 +17,7 @@ import torch
 from . import suite
 from .mismatch import compare
 from .sampler import list_kernels, load_sampler
+from .suite_cases import EDITED
 
 DONE, AT = "sanitize_target: done ", "sanitize_target: at "
 CALLS = 2
@@ -31,9 +32,9 @@ PATHS = (
     (None, {"batch": 2, "draft_len": 2, "vocab": 1, "acceptance": 1.0}),
     (None, {"batch": 2, "draft_len": 3, "vocab": 4097, "row_padding": 3, **HALF}),
     ("zero residual", {"batch": 3, "draft_len": [1, 0, 2], "vocab": 17001, "acceptance": 1.0}),            # a second attempt
-    ("empty rows", suite.EDITED),
-    ("NaN and inf", suite.EDITED),
-    ("bad ids", suite.EDITED),
+    ("empty rows", EDITED),
+    ("NaN and inf", EDITED),
+    ("bad ids", EDITED),
     ("misaligned rows", {"batch": 3, "draft_len": 2, "vocab": 5001, "acceptance": 0.5}),
     ("misaligned rows, even stride", {"batch": 3, "draft_len": 2, "vocab": 5001, "acceptance": 0.5, **HALF}),
 )

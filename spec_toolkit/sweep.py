@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import results
-from .runs import RunError, check_parameters, find_notebook
+from .notebooks import RunError, check_parameters, find_notebook
 
 FORMAT = "spec_toolkit sweep task 1"
 ENTRY, TOP = {"notebook", "parameters", "grid"}, {"timeout", "runs"}

@@ -20,7 +20,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 pytest.importorskip("jupyterlab")
 import test_report
 
-from spec_toolkit import paths, report, runs
+from spec_toolkit import notebooks, paths, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
@@ -84,7 +84,7 @@ def test_the_report_in_a_browser(browser, page_path, width):
 @pytest.fixture
 def lab(tmp_path):
     """JupyterLab on a free port, in a folder with a small copy of the notebook; its address."""
-    notebook = json.loads(runs.find_notebook("own_kernel").read_text())
+    notebook = json.loads(notebooks.find_notebook("own_kernel").read_text())
     cell = next(cell for cell in notebook["cells"] if cell["id"] == "parameters")
     cell["source"] = ["batch = 2\ndraft_len = 4\nvocab = 1024\nacceptance = 0.5\nrivals = []\nsave_as = ''\nout = 'outputs'"]
     (tmp_path / "work").mkdir()

@@ -9,6 +9,7 @@ import torch
 
 from spec_toolkit import bench, check, load_sampler, make_problem, reference, sampler, suite
 from spec_toolkit.cpu import fibre_order
+from spec_toolkit.edges import EDITS
 from spec_toolkit.gpu import ARCHITECTURES, KernelCompileError
 from spec_toolkit.paths import kernels_dir
 from spec_toolkit.problem import ROW_DTYPES
@@ -79,7 +80,7 @@ def test_the_order_of_threads_changes_nothing(rungs, name):
     or take turns where they wait for each other."""
     one = rungs[name]
     cases = {case: given for case, given in quick(one.input).items() if case in ORDERED}
-    cases["many tiles"] = suite.EDITS["zero residual"](problem_for(one, batch=2, draft_len=[1, 0], vocab=17001, acceptance=1.0))
+    cases["many tiles"] = EDITS["zero residual"](problem_for(one, batch=2, draft_len=[1, 0], vocab=17001, acceptance=1.0))
     assert len(cases) == len(ORDERED) + 1 and check(one, cases["many tiles"])
     for case, given in cases.items():
         call = one.bind(given)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import spec_toolkit
-from spec_toolkit import bench, check, laziness, make_problem, paths, plot_logits, plot_shapes, reading, readme, results, runs, tables
+from spec_toolkit import bench, check, laziness, make_problem, notebooks, paths, plot_logits, plot_shapes, reading, readme, results, tables
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.composed import Composed
 from spec_toolkit.reference import reference
@@ -139,7 +139,7 @@ def run_cells(name, monkeypatch, **parameters):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     matplotlib.use("agg")
     names = {}
-    for cell in json.loads(runs.find_notebook(name).read_text())["cells"]:
+    for cell in json.loads(notebooks.find_notebook(name).read_text())["cells"]:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), cell["id"], "exec"), names)  # noqa: S102 (a notebook of ours, as Jupyter would)
             if cell["id"] == "parameters":

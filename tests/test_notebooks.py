@@ -8,7 +8,7 @@ pytest.importorskip("papermill")
 pytest.importorskip("spec_toolkit.sampler")
 from made_up import record
 
-from spec_toolkit import bench, check, experiments, make_problem, paths, results, runs
+from spec_toolkit import bench, check, experiments, make_problem, notebooks, paths, results, runs
 from spec_toolkit.sampler import load_sampler
 
 
@@ -46,7 +46,7 @@ def execute(name, monkeypatch, **parameters):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     matplotlib.use("agg")
     names = {}
-    for cell in json.loads(runs.find_notebook(name).read_text())["cells"]:
+    for cell in json.loads(notebooks.find_notebook(name).read_text())["cells"]:
         if cell["cell_type"] == "code":
             source = "".join(cell["source"])
             exec(compile(source, cell["id"], "exec"), names)  # noqa: S102 (a notebook of ours, as Jupyter would)

@@ -9,7 +9,7 @@ import made_up_loops
 from made_up import record
 from test_notebooks import execute, printed
 
-from spec_toolkit import llm_bench_records, paths, results, runs, sweep, sweeping
+from spec_toolkit import llm_bench_records, notebooks, paths, results, sweep, sweeping
 
 ELSEWHERE = {"quick_demo", "ladder", "precision"}  # run under papermill by other tests
 SMALL = {"batch_scaling": {"check_batch": 2, "check_vocab": 65}, "vocab_scaling": {"check_vocabs": [1, 33]}, "profile": {"check_batch": 2, "check_vocab": 65},
@@ -32,11 +32,11 @@ def executed(tmp_path_factory):
 
 def text_of(executed, name):
     record, folder = executed[name]
-    return printed(folder / runs.find_notebook(name).name), record
+    return printed(folder / notebooks.find_notebook(name).name), record
 
 
 def test_every_notebook_is_run_and_answers(executed):
-    assert set(SMALL) | ELSEWHERE == set(runs.list_notebooks()), "a notebook that no test runs: add it to SMALL"
+    assert set(SMALL) | ELSEWHERE == set(notebooks.list_notebooks()), "a notebook that no test runs: add it to SMALL"
     assert all(record["answer"] and record["error"] is None for record, _ in executed.values())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spec_toolkit import load_sampler, make_problem, runs
+from spec_toolkit import load_sampler, make_problem, notebooks
 from spec_toolkit.cli import build_parser
 from spec_toolkit.mismatch import compare
 
@@ -21,7 +21,7 @@ LINES = [line.partition("#")[0].strip() for kind, body in BLOCKS if not kind for
 def test_a_command_is_understood(line):
     args = build_parser().parse_args(line.split()[1:])
     if getattr(args, "name", None) and args.action.__name__ == "run":
-        assert runs.find_notebook(args.name).is_file()
+        assert notebooks.find_notebook(args.name).is_file()
     assert not [name for name in getattr(args, "samplers", None) or () if not load_sampler(name)]
 
 

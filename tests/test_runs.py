@@ -7,7 +7,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")
-from spec_toolkit import cli, runs
+from spec_toolkit import cli, notebooks, runs
 
 PARAMETERS = "batch = 4\nscale = 0.5  # about a half, batch = rows\nname = 'zipf'\nsizes = [1, 2]\nlimit = None\nquick: bool = True\nout = 'outputs'"
 
@@ -76,7 +76,7 @@ def test_wrong_parameters_are_refused_before_anything_runs(good, tmp_path, capsy
     ("8", 4, 8), ("-1", 4, -1), ("2", 0.5, 2.0), ("1e-3", 0.5, 1e-3), ("123", "zipf", "123"), ("'a b'", "zipf", "a b"),
     ("None", None, None), ("[1, 2]", None, [1, 2]), ("word", None, "word"), ("[]", [1], []), ("False", True, False), (8, 4, 8)])
 def test_values(text, default, value):
-    read = runs.parse_value("x", text, default)
+    read = notebooks.parse_value("x", text, default)
     assert read == value and type(read) is type(value)
 
 
@@ -84,7 +84,7 @@ def test_unknown_notebook_is_answered_with_the_names(tmp_path, capsys, monkeypat
     monkeypatch.setattr(runs.paths, "notebooks_dir", lambda: tmp_path)
     assert cli.main(["run", "nothing"]) == 2
     assert "no notebook 'nothing'; the notebooks are: small_demo" in capsys.readouterr().err
-    assert runs.find_notebook("small_demo") == runs.find_notebook("07_small_demo") == runs.find_notebook(str(good)) == good
+    assert notebooks.find_notebook("small_demo") == notebooks.find_notebook("07_small_demo") == notebooks.find_notebook(str(good)) == good
     assert cli.main(["run"]) == 0
     assert "small_demo: batch = 4, scale = 0.5" in capsys.readouterr().out
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from spec_toolkit import reference, suite
+from spec_toolkit import reference, suite, suite_cases
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.problem import NO_MASS, NONFINITE, ROW_DTYPES, ZERO_RESIDUAL, Outputs
 
@@ -15,7 +15,7 @@ def outputs(name):
 
 def test_the_grid_covers_what_it_should():
     problems = QUICK.values()
-    assert {*suite.VOCABS, 32000} <= {p.vocab for p in problems} and {p.dtype for p in problems} == {*ROW_DTYPES}
+    assert {*suite_cases.VOCABS, 32000} <= {p.vocab for p in problems} and {p.dtype for p in problems} == {*ROW_DTYPES}
     assert {0, 1, 67} <= {p.batch for p in problems} and {0, 128} <= {k for p in problems for k in p.draft_len}
     assert any(p.draft is None for p in problems) and any(p.target_stride > p.vocab for p in problems)
     assert any(len(set(p.draft_len)) > 1 and 0 in p.draft_len for p in problems)
