@@ -39,7 +39,8 @@ def add_llm_bench(commands) -> None:
     parser.add_argument("--sampler", metavar="NAME", help="the one that is measured (default: v10 on a GPU, else torch_vectorised)")
     parser.add_argument("--paths", nargs="+", default=["eager", "graph"], choices=("eager", "graph"), help="default: both")
     parser.add_argument("--kinds", nargs="+", default=["compare", "samplers", "k_sweep"], choices=("compare", "samplers", "k_sweep"), help="default: all")
-    parser.add_argument("--draft-len", type=int, default=4, metavar="K", help="drafts of a step, but for k_sweep (default: 4)")
+    parser.add_argument("--draft-len", type=int, metavar="K",
+                        help="drafts of a step, but for k_sweep (default: what was best with each forward: 3 for both, 5 for draft, else 4)")
     parser.add_argument("--prompts", type=int, default=24, help="how many of the prompts of llm_prompts.py (default: 24, all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each prompt in the main cells (default: 3)")
     parser.add_argument("--eager-tokens", type=int, default=16, help="new tokens of a run on the eager path (default: 16)")

@@ -18,6 +18,7 @@ PATHS = ("eager", "graph")
 KINDS = ("compare", "samplers", "k_sweep")
 FUSED = ("both", "draft", "none")
 FORWARDS = FUSED[:2]  # a draft with features has no other
+DRAFT_LEN, BEST_LENS = 4, {"both": 3, "draft": 5}  # drafts of a step; in comparisons of a forward, what was best in the sweep of its K
 SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9")  # then the one that is measured
 TOKENS = {"eager": 16, "graph": 96}
 EAGER_PROMPTS, EAGER_SEEDS, FEW_PROMPTS = 20, 2, 12  # at most, one at a time
@@ -66,16 +67,18 @@ class Cell:
         return arm.tokens or self.tokens, min(arm.seeds or self.seeds, self.seeds)
 
 
-def cells(best: str, draft_len: int = 4, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None, others=SAMPLERS,
+def cells(best: str, draft_len: int | None = None, prompts: int = 24, seeds: int = 3, paths=PATHS, kinds=KINDS, tokens=None, others=SAMPLERS,
           longest: int = 8, fused=FORWARDS, batches=None, temperatures=None, features: bool = False) -> list[Cell]:
     """The cells of these paths, kinds, forwards of the graph path, batches and temperatures (None: all). best: the sampler that is measured;
-    tokens: {path: new tokens}, else TOKENS. features: the draft takes them: an arm more, without."""
+    draft_len: None: BEST_LENS in comparisons, else DRAFT_LEN; tokens: {path: new tokens}, else TOKENS. features: the draft takes them: an arm more, without."""
     tokens = TOKENS | (tokens or {})
-    made = {path: _of(path, best, draft_len, prompts, seeds, tokens[path], others, longest, features) for path in PATHS}
-    graph = {forward: [replace(cell, fused=forward) for cell in made["graph"] if forward == "both" or _is_usual(cell)] for forward in FUSED}
-    graph["both"] = [_with_assisted(cell, draft_len) if cell.kind == "compare" and cell.batch == 1 and cell.temperature != 0.7 else cell
+    made = lambda path, k: _of(path, best, k, draft_len or DRAFT_LEN, prompts, seeds, tokens[path], others, longest, features)
+    compared = lambda forward: draft_len or BEST_LENS.get(forward, DRAFT_LEN)
+    graph = {forward: [replace(cell, fused=forward) for cell in made("graph", compared(forward)) if forward == "both" or _is_usual(cell)]
+             for forward in FUSED}
+    graph["both"] = [_with_assisted(cell, compared("both")) if cell.kind == "compare" and cell.batch == 1 and cell.temperature != 0.7 else cell
                      for cell in graph["both"]]
-    ranked = sorted((cell for cell in (*graph["both"], *graph["draft"], *made["eager"], *graph["none"])), key=_rank)
+    ranked = sorted((cell for cell in (*graph["both"], *graph["draft"], *made("eager", draft_len or DRAFT_LEN), *graph["none"])), key=_rank)
     return [cell for cell in ranked if cell.path in paths and cell.kind in kinds and cell.fused in (None, *fused)
             and cell.batch in (batches or (cell.batch,)) and cell.temperature in (temperatures or (cell.temperature,))]
 
@@ -97,7 +100,7 @@ def _with_assisted(cell, draft_len) -> Cell:
     return replace(cell, arms=(*cell.arms, Arm("assisted", None, draft_len, tokens=few, seeds=1)))
 
 
-def _of(path, best, draft_len, prompts, seeds, tokens, others, longest, features) -> list[Cell]:
+def _of(path, best, draft_len, usual, prompts, seeds, tokens, others, longest, features) -> list[Cell]:
     """The cells of a path, of the graph path without a forward yet."""
     graph, plain, ours = path == "graph", Arm("plain", best), Arm("speculation", best, draft_len)
     loop = Arm("speculation", "python_loop", draft_len)
@@ -106,7 +109,7 @@ def _of(path, best, draft_len, prompts, seeds, tokens, others, longest, features
     alone = Cell("compare", path, 1, 1.0, tokens, prompts if graph else min(EAGER_PROMPTS, prompts), seeds if graph else min(EAGER_SEEDS, seeds),
                  (plain, replace(loop, seeds=1), ours, *(more if graph else assisted)))
     few = replace(alone, seeds=1, prompts=min(FEW_PROMPTS, prompts), arms=(plain, ours))
-    samplers = tuple(Arm("speculation", name, draft_len) for name in dict.fromkeys((*others, best)))
+    samplers = tuple(Arm("speculation", name, usual) for name in dict.fromkeys((*others, best)))
     found = [alone, replace(few, kind="samplers", prompts=min(few.prompts, 6 if graph else 4), arms=samplers)]
     if prompts > 1:
         found += [replace(alone, batch=min(8, prompts), prompts=prompts, seeds=seeds, arms=(plain, loop, ours))]

@@ -55,7 +55,7 @@ def bench(target, draft, sampler, paths, kinds, draft_len, prompts, seeds, eager
     from . import llm_bench, llm_bench_pair
     from .llm_bench_cells import cells
 
-    if min(prompts, seeds, eager_tokens, graph_tokens, draft_len) < 1:
+    if min(prompts, seeds, eager_tokens, graph_tokens, 1 if draft_len is None else draft_len) < 1:
         raise ValueError(f"--prompts, --seeds, --eager-tokens, --graph-tokens, --draft-len: got {prompts}, {seeds}, {eager_tokens}, "
                          f"{graph_tokens}, {draft_len}, accepted: 1 or more")
     device, dtype = place(device, dtype)

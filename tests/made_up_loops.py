@@ -56,5 +56,5 @@ def _arm(cell, arm, target_ms, rate, chance):
 
 
 def records(**options):
-    """One of every default cell."""
-    return [record(cell, **options) for cell in cells("v10", features=True)]
+    """One of every default cell, with four drafts everywhere."""
+    return [record(cell, **options) for cell in cells("v10", 4, features=True)]

@@ -36,15 +36,15 @@ def cupy_imports(tree):
         name.split(".")[0] in ("cupy", "cupyx") for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]))]
 
 
-@pytest.mark.parametrize("name, allowed", [("problem.py", {"probability_rows"}), ("probability_rows.py", set()), ("results.py", set()), ("reading.py", {"results"}), ("tables.py", {"reading"}), ("plot.py", {"reading", "tables"}),
-                                           ("parts.py", {"reading", "tables"}), ("plot_ladder.py", {"plot", "parts", "reading"}), ("plot_grid.py", {"plot", "reading"}),
-                                           ("plot_shapes.py", {"plot", "reading", "tables"}), ("conditions.py", {"reading"}), ("step.py", {"reading", "tables"}), ("plot_step.py", {"plot", "step", "reading"}),
+@pytest.mark.parametrize("name, allowed", [("problem.py", {"probability_rows", "problem_validation"}), ("probability_rows.py", set()), ("problem_validation.py", set()), ("chart.py", {"reading"}), ("results.py", set()), ("reading.py", {"results"}), ("tables.py", {"reading"}), ("plot.py", {"chart", "reading", "tables"}),
+                                           ("parts.py", {"reading", "tables"}), ("plot_ladder.py", {"chart", "parts", "reading"}), ("plot_grid.py", {"chart", "plot", "reading"}),
+                                           ("plot_shapes.py", {"chart", "reading", "tables"}), ("conditions.py", {"reading"}), ("step.py", {"reading", "tables"}), ("plot_step.py", {"chart", "plot", "step", "reading"}),
                                            ("decoding.py", set()), ("speedup.py", {"decoding"}),
-                                           ("llm_bench_records.py", {"results"}), ("plot_llm_base.py", {"plot"}),
+                                           ("llm_bench_records.py", {"results"}), ("plot_llm_base.py", {"chart"}),
                                            ("llm_bench_costs.py", {"llm_bench_records", "tables"}),
-                                           ("plot_llm_needed.py", {"plot", "plot_llm_base", "llm_bench_costs", "llm_bench_records"}),
-                                           ("plot_llm_drafts.py", {"plot", "plot_llm_base", "llm_bench_costs", "llm_bench_records"}),
-                                           ("plot_llm.py", {"plot", "plot_llm_base", "plot_llm_drafts", "plot_llm_needed", "llm_bench_records", "reading"}),
+                                           ("plot_llm_needed.py", {"chart", "plot_llm_base", "llm_bench_costs", "llm_bench_records"}),
+                                           ("plot_llm_drafts.py", {"chart", "plot_llm_base", "llm_bench_costs", "llm_bench_records"}),
+                                           ("plot_llm.py", {"chart", "plot_llm_base", "plot_llm_drafts", "plot_llm_needed", "llm_bench_records", "reading"}),
                                            ("llm_bench_sentences.py", {"plot_llm_base", "llm_bench_cells", "llm_bench_costs", "llm_bench_records", "reading"}),
                                            ("llm_bench_page.py", {"plot_llm", "llm_bench_costs", "llm_bench_records", "llm_bench_sentences", "reading",
                                                                   "tables"})])

@@ -55,13 +55,16 @@ def test_the_cells_hold_what_is_asked():
     assert [arm.draft_len for arm in sweep.arms if arm.method == "speculation"] == list(range(1, 9))
     assert {c.path for c in cells("v10", paths=["eager"])} == {"eager"} and {c.kind for c in cells("v10", kinds=["samplers"])} == {"samplers"}
     mains = [c for c in found if (c.kind, c.path, c.batch, c.temperature) == ("compare", "graph", 1, 1.0)]
-    assert [c.fused for c in mains] == ["both", "draft"] and mains[0].arms[:4] == mains[1].arms, "of equal standing, but for transformers' way"
+    ways = [[(arm.method, arm.sampler, arm.seeds) for arm in c.arms] for c in mains]
+    assert [c.fused for c in mains] == ["both", "draft"] and ways[0][:4] == ways[1], "of equal standing, but for transformers' way"
     assert [c.fused for c in found if c.kind == "k_sweep"] == ["both", "draft"]
-    assert [arm.draft_len for arm in mains[0].arms if arm.sampler == "v10" and arm.method == "speculation"] == [4, 6]
+    lens = lambda cell: [arm.draft_len for arm in cell.arms if arm.sampler == "v10" and arm.method == "speculation"]
+    assert [*map(lens, mains)] == [[3, 5], [5, 7]] and lens(found[2]) == [4], "what was best in a sweep"
+    assert {k for c in cells("v10", 6) if c.kind == "samplers" or c.path == "eager" for k in lens(c)} == {6}
     assert not any(c.fused for c in found if c.path == "eager")
     assert {c.fused for c in cells("v10", paths=["graph"], fused=["none"])} == {"none"}
     assert not any(arm.method == "bare" for c in found for arm in c.arms)
-    assert [arm.draft_len for c in cells("v10", features=True) for arm in c.arms if arm.method == "bare"] == [4, 4]
+    assert [arm.draft_len for c in cells("v10", features=True) for arm in c.arms if arm.method == "bare"] == [3, 5]
     assert len({json.dumps(c.spec) for c in found}) == len({str(c) for c in found}) == len(found)
 
 
@@ -302,7 +305,7 @@ def test_the_newest_pair_of_the_machine_is_taken(tmp_path):
 
 
 def test_numbers_of_made_up_records():
-    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v10") if c.kind == kind)))
+    main, sweep = (llm_bench_records.LoopRecord(made_up_loops.record(next(c for c in cells("v10", 4) if c.kind == kind)))
                    for kind in ("compare", "k_sweep"))
     plain, ours = main.arm("plain"), main.arm("speculation", "v10")
     assert llm_bench_records.spread(llm_bench_records.speedups(plain, plain)) == {"median": 1.0, "p10": 1.0, "p90": 1.0}
