@@ -10,14 +10,14 @@ class Compiled:
     """`function`, compiled if `compile` (on a GPU: fewer launches, and arrays are read fewer times). `how` says which it is."""
 
     def __init__(self, function, compile: bool):
-        self.plain, self.function, self.how, self.failed = function, function, "eager", False
-        if compile:
-            self.function, self.how = torch.compile(function, dynamic=False), "compiled"
+        self.plain, self.function, self.failed = function, None if compile else function, False  # None: not yet, for that takes a second
+        self.how = "compiled" if compile else "eager"
 
     def __call__(self, *given):
         if self.function is self.plain:
             return self.plain(*given)
         try:
+            self.function = self.function or torch.compile(self.plain, dynamic=False)
             with torch._dynamo.config.patch(recompile_limit=SHAPES):
                 return self.function(*given)
         except Exception as error:  # the compiler's errors are of many kinds, and its absence is no reason not to go on

@@ -39,7 +39,7 @@ def run_cell(pair: Pair, cell: Cell) -> dict:
     done, failed = [arm for arm in arms if not arm.failure], {str(arm.arm): arm.failure for arm in arms if arm.failure}
     if not done:
         raise RuntimeError("; ".join(f"{name}: {why}" for name, why in failed.items()))
-    made = head(pair, cell) | {"arms": [arm.record() for arm in done], "left_out": failed, "own_forward": own_forward(cell)} | predicted(pair, cell)
+    made = head(pair, cell) | {"arms": [arm.record() for arm in done], "left_out": failed, "own_forward": own_forward(pair, cell)} | predicted(pair, cell)
     return made | {"partings": partings(pair, made)} | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -54,9 +54,11 @@ def head(pair: Pair, cell: Cell) -> dict:
             "environment": environment, "arms": [], "left_out": {}}
 
 
-def own_forward(cell: Cell) -> str | None:
-    """How forwards of this package ran in a cell, if any did: "compiled", or why not; None on the eager path, where none is compiled."""
-    return how() if cell.path == "graph" else None
+def own_forward(pair: Pair, cell: Cell) -> str | None:
+    """How forwards of this package ran in a cell of the graph path: "compiled", or why not; None where none was called, or path is eager."""
+    if cell.path != "graph" or cell.fused == "none" and not pair.features:
+        return None
+    return how() if pair.target.device.type == "cuda" else "eager"
 
 
 def predicted(pair: Pair, cell: Cell) -> dict:

@@ -113,6 +113,7 @@ def test_a_record_holds_every_run(recorded, pair):
     assert len(record["predicted"]) == 3 and all(0 < value <= 1 for value in record["predicted"] if value is not None)
     both = next(r for r in records if r["path"] == "graph")
     assert both.arm("plain")["runs"]["prompt"] == [0, 2] * 2 and "predicted" not in both
+    assert record["own_forward"] is None and both["own_forward"] == "eager" and not both.compiled, "on a CPU nothing is compiled"
 
 
 def test_tokens_beyond_the_limit_count_unless_a_text_has_ended(pair):
