@@ -21,7 +21,7 @@ FORWARDS = FUSED[:2]  # a draft with features has no other
 DRAFT_LEN, BEST_LENS = 4, {"both": 3, "draft": 5}  # drafts of a step; in comparisons of a forward, what was best in the sweep of its K
 SAMPLERS = ("python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9")  # then the one that is measured
 TOKENS = {"eager": 16, "graph": 96}
-EAGER_PROMPTS, EAGER_SEEDS, FEW_PROMPTS = 20, 2, 12  # at most, one at a time
+EAGER_PROMPTS, FEW_PROMPTS = 20, 12  # at most, one at a time
 ASSISTED_TOKENS = 16  # of transformers' own way, which is eager, in a cell of the graph path
 
 
@@ -106,7 +106,7 @@ def _of(path, best, draft_len, usual, prompts, seeds, tokens, others, longest, f
     loop = Arm("speculation", "python_loop", draft_len)
     more = (Arm("speculation", best, draft_len + 2, seeds=1), *([Arm("bare", best, draft_len, seeds=1)] if features else []))
     assisted = (Arm("assisted", None, draft_len), Arm("assisted", None, None, seeds=1))
-    alone = Cell("compare", path, 1, 1.0, tokens, prompts if graph else min(EAGER_PROMPTS, prompts), seeds if graph else min(EAGER_SEEDS, seeds),
+    alone = Cell("compare", path, 1, 1.0, tokens, prompts if graph else min(EAGER_PROMPTS, prompts), seeds,
                  (plain, replace(loop, seeds=1), ours, *(more if graph else assisted)))
     few = replace(alone, seeds=1, prompts=min(FEW_PROMPTS, prompts), arms=(plain, ours))
     samplers = tuple(Arm("speculation", name, usual) for name in dict.fromkeys((*others, best)))

@@ -87,14 +87,15 @@ def _explain(sampler, problem, b, got, expected):
         (explained if fine else failures).append(note)
     want = bits | bit
     free = ZERO_RESIDUAL if problem.kind == "logits" and explained else 0  # a float32 softmax may round p - q to zero
-    free |= want & ~bits & _unread(sampler, problem, b, accepted)
+    free |= want & ~bits & _untold(sampler, problem, b, accepted)
     if sampler.reports_status and not failures and (status ^ want) & ~free:
         failures.append(Mismatch(b, -1, "status", want, status))
     return explained, failures
 
 
-def _unread(sampler, problem, b, accepted) -> int:
-    """NONFINITE, if it can only come from a draft row that was not read whole: with draft_lse, a draw by proposals need not."""
+def _untold(sampler, problem, b, accepted) -> int:
+    """NONFINITE, if it can only come from a draft row that need not be read whole: with draft_lse a draw by proposals tells nothing of it.
+    This asks less than could be asked: a NaN in a tile that a proposal did read may stay untold, too."""
     trusted = sampler.draw == "propose" and problem.kind == "logits" and problem.draft_lse is not None and accepted < problem.draft_len[b]
     return NONFINITE if trusted and np.isfinite(target_row(problem, b, accepted)).all() else 0
 

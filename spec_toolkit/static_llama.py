@@ -1,5 +1,5 @@
-"""A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43, and
-about 9 where it is compiled.
+"""A Llama over a static cache, its forward written with few launches: about 15 a layer on a GPU, where that of `transformers` has 43;
+fewer where it is compiled.
 
 The interface of static_model.py and the same numbers but for rounding; its layers are those of llama_layer.py, whose weights are copies,
 so they lie in memory twice, however many StaticLlamas there are. Where there are features (features.py) it takes them, which

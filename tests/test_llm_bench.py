@@ -46,7 +46,7 @@ def test_the_cells_hold_what_is_asked():
     assert {(c.kind, c.path) for c in found} == asked
     assert [(c.path, c.kind) for c in found[:3]] == [("graph", "compare"), ("graph", "compare"), ("eager", "compare")], "the main cells come first"
     main = found[0]
-    assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and found[2].prompts == 20
+    assert (main.batch, main.temperature, main.prompts, main.seeds) == (1, 1.0, 24, 3) and (found[2].prompts, found[2].seeds) == (20, 3)
     assert {c.batch for c in found} == {1, 8} and {c.temperature for c in found} == {0.0, 0.7, 1.0}
     assert not any(arm.method == "assisted" for c in found if c.batch > 1 for arm in c.arms), "transformers takes one request at a time"
     names = ["python_loop", "torch_vectorised", "torch_compile", "v1", "v2", "v9", "v10"]
