@@ -6,8 +6,9 @@
 
 enum { STREAM_PROPOSE = 5 };    // behind the streams of common.cuh: two numbers for each proposal, of 52 bits
 constexpr int PROPOSALS = 128;  // after so many the residual is weighed, id by id: the law stays exactly the same
+constexpr int NOT_KEPT = -1, NOT_FINITE = -2;
 
-// By one warp: a proposal; its id, or -1 if it is not kept. sums: of the target's tiles; words: its random numbers; stage: room for a
+// By one warp: a proposal; its id, or NOT_KEPT, or NOT_FINITE if the draft row is not finite there. sums: of the target's tiles; words: its random numbers; stage: room for a
 // tile of both rows; all in shared memory. The tile is searched twice, for the lane and for the id, each lane having its ids in a run.
 // Short loops: this code is fetched once and run once.
 __device__ __forceinline__ int propose(const Row& row, const float* sums, int tiles, const uint4& words, ROW* stage, int vocab, int lane) {
@@ -15,7 +16,7 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
     const Cut cut = cut_sums(sums, tiles, lane);
     const double limit = uniform52(words.x, words.y) * __shfl_sync(ALL, cut.upto, 31);
     const int owner = owner_of(cut, limit);
-    if (owner < 0) return -1;
+    if (owner < 0) return NOT_KEPT;
     const Place place = find_tile(sums, cut, owner, 0, limit);
     Pieces held[2];
     load_tile(row.target, place.tile, vocab, lane, held[0].piece);
@@ -42,21 +43,25 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
     upto = scan_warp(own, lane);
     const int chosen = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
     const float taken = row.draft ? probability(to_float(stage[TILE + spot]), row.draft_scale) : id == row.drafted ? 1.0f : 0.0f;
-    return __shfl_sync(ALL, uniform52(words.z, words.w) * own < residual(own, taken) ? id : -1, chosen);
+    const int verdict = !isfinite(taken) ? NOT_FINITE : uniform52(words.z, words.w) * own < residual(own, taken) ? id : NOT_KEPT;
+    return __shfl_sync(ALL, verdict, chosen);
 }
 
-// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. ready: the random numbers of the
-// first 32; stage: room for two tiles a warp; kept: a word a warp; all in shared memory.
+// By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. NONFINITE in `status`: of what
+// those before it met, however many were made beside them. ready: the random numbers of the first 32; stage: room for two tiles a warp; kept: a word a warp; all in shared memory.
 __device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, const uint4* ready, ROW* stage,
-                                          int* kept, int vocab) {
+                                          int* kept, int vocab, int& status) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     int token = -1;
     for (int k = warp; k - warp < PROPOSALS && token < 0; k += warps) {
         const uint4 words = k < 32 ? ready[k] : random_words(request.seed, request.position, STREAM_PROPOSE, k);
-        const int own = k < PROPOSALS ? propose(row, sums, tiles, words, stage + 2 * TILE * warp, vocab, lane) : -1;
+        const int own = k < PROPOSALS ? propose(row, sums, tiles, words, stage + 2 * TILE * warp, vocab, lane) : NOT_KEPT;
         if (lane == 0) kept[warp] = own;
         __syncthreads();
-        for (int w = warps - 1; w >= 0; --w) token = kept[w] >= 0 ? kept[w] : token;
+        for (int w = 0; w < warps && token < 0; ++w) {
+            if (kept[w] == NOT_FINITE) status |= NONFINITE;
+            if (kept[w] >= 0) token = kept[w];
+        }
         __syncthreads();
     }
     return token;

@@ -12,7 +12,7 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           test rejects it draws at once, while the verdict is on its way.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
           known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse no draft row
-          but for that: what else is in it, NaN perhaps, nobody sees, and the status says nothing of it.
+          but for that, and the status tells of a NaN in it where an id was proposed, up to the one that was kept.
 Slow      From the last arrival to the token go four ways to the L2 and back, by code that is run once and so fetched line by line:
           short loops are faster here than unrolled ones, and registers on the stack (RESIDENT = 6) cost more than a sixth block gives.
 --- contract ---
@@ -246,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
             const float top = row.target_scale.top, factor = row.target_scale.factor, inverse = row.target_scale.inverse;
             for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
             __syncthreads();
-            drawn = first_kept(request, row, sums, tiles, shared.words, reinterpret_cast<ROW*>(stage), shared.kept, vocab);
+            drawn = first_kept(request, row, sums, tiles, shared.words, reinterpret_cast<ROW*>(stage), shared.kept, vocab, bits);
         }
         if (at == i) {
             if (threadIdx.x == last_thread) shared.stop = completed(known, drawing + b, call, before, bit, groups);

@@ -89,6 +89,11 @@ MUTANTS = (
        r"uniform52\(words\.z, words\.w\) \* own < residual\(own, taken\)", "own > 0.0f", draw="propose"),
     _m("proposal kept by its own number", "one uniform draws the id and keeps it",
        r"uniform52\(words\.z, words\.w\) \* own", "uniform52(words.x, words.y) * own", draw="propose"),
+    _m("what a proposal met is not told", "a draft entry that is not finite: the proposal is not kept, and the status is silent",
+       r"!isfinite\(taken\) \? NOT_FINITE : ", "", draw="propose"),
+    _m("what all proposals met is told", "the status depends on how many are made side by side",
+       r"\n( *)for \(int w = 0; w < warps && token < 0; \+\+w\) \{",
+       r"\n\1for (int w = 0; w < warps; ++w) if (kept[w] == NOT_FINITE) status |= NONFINITE;\g<0>", draw="propose"),
     _m("what no proposal gave comes from the target", "where none is kept, the target row is drawn from instead of the residual",
        r"weigh_all\(request, row,", "weigh_all(request, without_draft(row),", draw="propose"),
     # ---- rows

@@ -29,7 +29,7 @@ POWER = 0.99
 DRAWS = {"few": 3_000, "quick": 6_000, "thorough": 2_000_000}
 REBATCHINGS = {"few": 4, "quick": 8, "thorough": 1000}
 SLOW_DRAWS, SLOW_REBATCHINGS = 20_000, 50  # at most, of a sampler that costs the better part of a millisecond per request
-FATAL = ("zero residual", "target = draft", "empty rows", "NaN and inf", "odd probabilities", "one-hot rows")
+FATAL = ("zero residual", "target = draft", "empty rows", "NaN and inf", "odd probabilities", "one-hot rows", "draft row not as its draft_lse")
 SEEDS_APART = 1 << 32  # between the seeds of two laws
 
 

@@ -10,11 +10,12 @@ the error of a float32 softmax.
 from behind `accepted` drafts, and how far each weight may be off. `got`: the token that the sampler drew.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from . import philox
-from .reference import PROPOSALS, cdf_draw, proposal_uniforms, propose, residual, usable
+from .reference import PROPOSALS, proposal_uniforms, propose, residual, usable
 from .request_rows import draft_row, target_row
 
 DECISION_TOLERANCE = 2.0**-22
@@ -40,26 +41,53 @@ def cdf_interval(sampler, problem, b, accepted, got, weights, error):
     return want, u, (float(low), float(high)), low <= u <= high
 
 
+class _Proposal(NamedTuple):
+    draw: float       # its uniform
+    interval: tuple   # of draw, within which it can be `got`
+    ids: np.ndarray   # those that rounding lets it be
+    can_give: bool    # can it be `got`, and be kept?
+    is_kept: bool     # whatever the rounding
+
+
 def propose_interval(sampler, problem, b, accepted, got, weights, error):
     """(expected id, u and its interval of the first proposal that can give `got`, is there one); the cdf draw's if none can."""
-    seed, position = int(problem.seeds[b]), int(problem.positions[b])
-    target = usable(target_row(problem, b, accepted))
-    cumulative, target_error = np.cumsum(target), softmax_error(target, problem) if problem.kind == "logits" else np.zeros_like(target)
-    total, slack = cumulative[-1], sampler.ulps * ULP * cumulative[-1] + target_error.sum()
-    want = propose(target, weights, seed, position)
-    for k in range(PROPOSALS):
-        draw, keep = proposal_uniforms(seed, position, k)
-        edges = lambda token: ((cumulative[token - 1] if token else 0.0) / total, cumulative[token] / total)
-        room = lambda token: keep * target_error[token] + error[token] + ULP * target[token]
-        low, high = edges(got)[0] - slack / total, edges(got)[1] + slack / total
-        if low <= draw <= high and keep * target[got] < weights[got] + room(got):
-            return want, draw, (float(low), float(high)), True
-        token = cdf_draw(target, draw)
-        inside = edges(token)[0] + slack / total < draw < edges(token)[1] - slack / total
-        if inside and keep * target[token] < weights[token] - room(token):  # this proposal is kept, whatever the rounding
-            return want, draw, None, False
+    want, _ = propose(usable(target_row(problem, b, accepted)), weights, int(problem.seeds[b]), int(problem.positions[b]))
+    for one in _proposals(sampler, problem, b, accepted, got, weights, error):
+        if one.can_give or one.is_kept:
+            return want, one.draw, one.interval if one.can_give else None, one.can_give
     cdf, u, interval, fine = cdf_interval(sampler, problem, b, accepted, got, weights, error)
     return cdf if want < 0 else want, u, interval, fine
+
+
+def propose_meets(sampler, problem, b, accepted, got, weights, error, unusable):
+    """(must, may): has a draw by proposals that gave `got` met an entry where the draft row is `unusable`, bool [vocab]?"""
+    must = may = given = False
+    for one in _proposals(sampler, problem, b, accepted, got, weights, error):
+        must |= not given and bool(unusable[one.ids].all())
+        may |= bool(unusable[one.ids].any())
+        given |= one.can_give
+        if one.is_kept:
+            return must, may
+    whole = bool(unusable.any())  # none was kept, or that cannot be told
+    return must if given else whole, whole
+
+
+def _proposals(sampler, problem, b, accepted, got, weights, error):
+    """What can be said of each proposal of the request's last draw, the first one that is kept for certain being the last."""
+    target = usable(target_row(problem, b, accepted))
+    cumulative, target_error = np.cumsum(target), softmax_error(target, problem) if problem.kind == "logits" else np.zeros_like(target)
+    total, last, slack = cumulative[-1], int(np.flatnonzero(target)[-1]), sampler.ulps * ULP * cumulative[-1] + target_error.sum()
+    low, high = ((cumulative[got - 1] if got else 0.0) - slack) / total, (cumulative[got] + slack) / total
+    for k in range(PROPOSALS):
+        draw, keep = proposal_uniforms(int(problem.seeds[b]), int(problem.positions[b]), k)
+        begin, end = (min(int(np.searchsorted(cumulative, draw * total + by, side="right")), last) for by in (-slack, slack))
+        ids = begin + np.flatnonzero(target[begin:end + 1])
+        room = keep * target_error + error + ULP * target
+        can_give = bool(low <= draw <= high and keep * target[got] < weights[got] + room[got])
+        is_kept = len(ids) == 1 and bool(keep * target[ids[0]] < weights[ids[0]] - room[ids[0]])
+        yield _Proposal(draw, (float(low), float(high)), ids, can_give, is_kept)
+        if is_kept:
+            return
 
 
 def race_interval(sampler, problem, b, accepted, got, weights, error):

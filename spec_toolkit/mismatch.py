@@ -10,7 +10,7 @@ import numpy as np
 
 from . import philox
 from .fingerprint import fingerprints
-from .intervals import cdf_interval, decision_slack, propose_interval, race_interval, uniform, weight_error
+from .intervals import cdf_interval, decision_slack, propose_interval, propose_meets, race_interval, uniform, weight_error
 from .problem import BAD_TOKEN, NO_MASS, NONFINITE, ZERO_RESIDUAL
 from .reference import accepts, reference, row_weights, usable
 from .request_rows import draft_row, draft_tokens, target_row
@@ -82,22 +82,15 @@ def _explain(sampler, problem, b, got, expected):
             (explained if fine else failures).append(note)
     if failures:
         return explained, failures[:1]
-    note, fine, bit = _explain_draw(sampler, problem, b, accepted, int(tokens[accepted]))
+    note, fine, bit, free = _explain_draw(sampler, problem, b, accepted, int(tokens[accepted]))
     if note:
         (explained if fine else failures).append(note)
-    want = bits | bit
-    free = ZERO_RESIDUAL if problem.kind == "logits" and explained else 0  # a float32 softmax may round p - q to zero
-    free |= want & ~bits & _untold(sampler, problem, b, accepted)
+    want, free = bits | bit, free & ~bits
+    if problem.kind == "logits" and explained:
+        free |= ZERO_RESIDUAL  # a float32 softmax may round p - q to zero
     if sampler.reports_status and not failures and (status ^ want) & ~free:
         failures.append(Mismatch(b, -1, "status", want, status))
     return explained, failures
-
-
-def _untold(sampler, problem, b, accepted) -> int:
-    """NONFINITE, if it can only come from a draft row that need not be read whole: with draft_lse a draw by proposals tells nothing of it.
-    This asks less than could be asked: a NaN in a tile that a proposal did read may stay untold, too."""
-    trusted = sampler.draw == "propose" and problem.kind == "logits" and problem.draft_lse is not None and accepted < problem.draft_len[b]
-    return NONFINITE if trusted and np.isfinite(target_row(problem, b, accepted)).all() else 0
 
 
 def _explain_decision(problem, b, i, token, got):
@@ -119,23 +112,29 @@ def _explain_decision(problem, b, i, token, got):
 
 
 def _explain_draw(sampler, problem, b, accepted, got):
-    """(mismatch or None, is it explained, status bits) of the recovered or bonus token `got` after `accepted` drafts."""
-    weights, zero_residual, nonfinite = row_weights(problem, b, accepted)
-    bits = ZERO_RESIDUAL * zero_residual | NONFINITE * nonfinite
+    """(mismatch or None, is it explained, status bits, those that rounding leaves open) of the recovered or bonus token `got` after
+    `accepted` drafts."""
+    weights, zero_residual, unusable = row_weights(problem, b, accepted)
+    must = may = bool(unusable.any())
+    bits = ZERO_RESIDUAL * zero_residual
     if not weights.any():
-        return (None if got == -1 else Mismatch(b, accepted, "token", -1, got, note="no mass")), False, bits | NO_MASS
+        return (None if got == -1 else Mismatch(b, accepted, "token", -1, got, note="no mass")), False, bits | NONFINITE * must | NO_MASS, 0
     error = weight_error(problem, b, accepted, weights)
     if problem.kind == "logits" and weights.sum() <= error.sum():
         # The residual is smaller than the softmax's own rounding: any id with target mass may come out.
         weights = error = usable(target_row(problem, b, accepted))
+        must = must and sampler.draw != "propose"  # and behind any number of proposals
+    elif sampler.draw == "propose" and may and not zero_residual:
+        must, may = propose_meets(sampler, problem, b, accepted, got, weights, error, unusable)
+    bits, free = bits | NONFINITE * must, NONFINITE * (may and not must)
     if not 0 <= got < len(weights):
-        return Mismatch(b, accepted, "token", f"an id in [0, {len(weights)})", got), False, bits
+        return Mismatch(b, accepted, "token", f"an id in [0, {len(weights)})", got), False, bits, free
     measure = {"cdf": cdf_interval, "race": race_interval, "propose": propose_interval}[sampler.draw]
     if sampler.draw == "propose" and zero_residual:
         measure = cdf_interval
     want, u, interval, fine = measure(sampler, problem, b, accepted, got, weights, error)
     if want == got:
-        return None, True, bits
+        return None, True, bits, free
     mass = weights[got] + error[got] > 0
     note = "" if mass else "an id of weight zero"
-    return Mismatch(b, accepted, "token", want, got, u, interval, note), bool(fine and mass), bits
+    return Mismatch(b, accepted, "token", want, got, u, interval, note), bool(fine and mass), bits, free

@@ -16,8 +16,8 @@ from .problem_validation import MAX_DRAFT, ROW_DTYPES, must_be_tensor, validate 
 
 # Bits of Outputs.status.
 ZERO_RESIDUAL = 1  # the residual row had no mass: the recovered token was drawn from the target row
-NONFINITE = 2      # a NaN or infinity was met in a tested probability or in the row(s) of the draw; with draft_lse a draw by
-#                    proposals (v10) tells nothing of the draft row, be it unread or read in part: it keeps no id by a NaN there
+NONFINITE = 2      # a NaN or infinity was met in a tested probability, in a draft_lse or in the row(s) of the draw: with draft_lse a
+#                    draw by proposals (v10) reads the draft row at the ids proposed, up to the one that is kept (reference.py)
 BAD_TOKEN = 4      # a drafted id outside [0, vocab) was reached, and rejected
 NO_MASS = 8        # nothing to draw from: the token is -1
 

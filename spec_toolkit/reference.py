@@ -19,7 +19,9 @@ Choices the papers leave open, and this toolkit makes:
     id of it has weight, its status is NONFINITE. So a NaN target row gives token -1 (NO_MASS, after a rejection also
     ZERO_RESIDUAL), and a NaN draft row a token of the target row (ZERO_RESIDUAL);
   - draft_lse: the draft probability is exp(draft_logit / temperature - draft_lse) in float64, whatever the row sums to.
-    The drafter's number is trusted, so a tested draft row need not be read. See `probability_rows` for what is not finite.
+    The drafter's number is trusted, so a tested draft row need not be read: what is not finite in it is met where it is read. (Of
+    such a row logsumexp is not finite either, and that is always met.) See `probability_rows`;
+  - a draw by proposals reads the draft row at the ids proposed, up to the one that is kept. If none is, it reads all of it.
 """
 
 from __future__ import annotations
@@ -59,11 +61,11 @@ def reference(problem, draw="cdf") -> Outputs:
         drafted = draft_tokens(problem, b)
         decisions = decide(problem, b)
         a = sum(decision.accepted for decision in decisions)
-        weights, zero_residual, nonfinite = row_weights(problem, b, a)
-        token = draw_token(problem, b, a, weights, draw, zero_residual)
+        weights, zero_residual, unusable = row_weights(problem, b, a)
+        token, read = draw_token(problem, b, a, weights, draw, zero_residual)
         out_tokens[b, :a], out_tokens[b, a] = drafted[:a], token
         num_accepted[b] = a
-        nonfinite |= any(not np.isfinite([d.target, d.draft]).all() for d in decisions)
+        nonfinite = unusable[read].any() or any(not np.isfinite([d.target, d.draft]).all() for d in decisions)
         bad = any(not 0 <= t < problem.vocab for t in drafted[: len(decisions)])
         status[b] = ZERO_RESIDUAL * zero_residual | NONFINITE * nonfinite | BAD_TOKEN * bad | NO_MASS * (token < 0)
     return Outputs(*map(torch.from_numpy, (out_tokens, num_accepted, status)))
@@ -83,33 +85,37 @@ def decide(problem, b) -> list[Decision]:
 
 
 def row_weights(problem, b, a):
-    """What request b draws its last token from, after a accepted drafts: (weights float64 [vocab], zero_residual, nonfinite)."""
+    """What request b draws its last token from, after a accepted drafts: (weights float64 [vocab], zero_residual, unusable bool [vocab]).
+
+    unusable: where the draft row is not finite; everywhere if the target row is not, for every draw adds it up.
+    """
     target = target_row(problem, b, a)
-    bonus = a == problem.draft_len[b]
-    draft = None if bonus else draft_row(problem, b, a)
-    nonfinite = not np.isfinite(target).all() or (draft is not None and not np.isfinite(draft).all())
-    weights = usable(target) if bonus else residual(target, draft)
-    if bonus or weights.any():
-        return weights, False, bool(nonfinite)
-    return usable(target), True, bool(nonfinite)
+    unusable = np.full(problem.vocab, not np.isfinite(target).all())
+    if a == problem.draft_len[b]:
+        return usable(target), False, unusable
+    draft = draft_row(problem, b, a)
+    weights, unusable = residual(target, draft), unusable | ~np.isfinite(draft)
+    return (weights, False, unusable) if weights.any() else (usable(target), True, unusable)
 
 
-def draw_token(problem, b, a, weights, draw, zero_residual=False) -> int:
-    """The token that request b draws from `weights` after a accepted drafts, with its own random numbers; -1 if no mass.
+def draw_token(problem, b, a, weights, draw, zero_residual=False):
+    """(the token that request b draws from `weights` after a accepted drafts, with its own random numbers; -1 if no mass,
+    the ids at which the draft row was read: a slice or a list).
 
     zero_residual: the weights are those of the target row, because the residual, which proposals are held against, has none.
     """
+    everywhere = slice(None)
     if not weights.any():
-        return -1
+        return -1, everywhere
     seed, position = int(problem.seeds[b]), int(problem.positions[b])
     if draw == "propose" and not zero_residual:
-        token = propose(usable(target_row(problem, b, a)), weights, seed, position)
+        token, proposed = propose(usable(target_row(problem, b, a)), weights, seed, position)
         if token >= 0:
-            return token
+            return token, proposed
     if draw == "race":
         ids = np.flatnonzero(weights)  # the others cannot win
-        return int(ids[race_draw(weights[ids], philox.race_noise(seed, position, ids))])
-    return cdf_draw(weights, philox.uniform52(*philox.random_words(seed, position, philox.RECOVER, a)[:2]))
+        return int(ids[race_draw(weights[ids], philox.race_noise(seed, position, ids))]), everywhere
+    return cdf_draw(weights, philox.uniform52(*philox.random_words(seed, position, philox.RECOVER, a)[:2])), everywhere
 
 
 def accepts(u, target, draft) -> bool:
@@ -136,18 +142,19 @@ def cdf_draw(weights, u) -> int:
     return token if token < len(weights) else int(np.flatnonzero(weights)[-1])
 
 
-def propose(target, weights, seed, position) -> int:
-    """The first of PROPOSALS ids drawn from `target` that is kept, with probability weights / target; -1 if none is.
+def propose(target, weights, seed, position) -> tuple[int, list[int]]:
+    """(the first of PROPOSALS ids drawn from `target` that is kept, with probability weights / target; -1 if none is, the ids drawn).
 
     Its law given that one is kept is that of the weights, for any weights <= target (von Neumann, 1951); if none is, a draw from
     the weights has the same law: so the law of both together is exactly that of the weights.
     """
+    proposed = []
     for k in range(PROPOSALS):
         draw, keep = proposal_uniforms(seed, position, k)
-        token = cdf_draw(target, draw)
-        if keep * target[token] < weights[token]:
-            return token
-    return -1
+        proposed.append(cdf_draw(target, draw))
+        if keep * target[proposed[-1]] < weights[proposed[-1]]:
+            return proposed[-1], proposed
+    return -1, proposed
 
 
 def proposal_uniforms(seed, position, k) -> tuple[float, float]:

@@ -127,7 +127,7 @@ def _edges(kind: str) -> Iterator[Case]:
     for name in ("bad ids", "NaN and inf", "empty rows", "zero residual") if kind == "logits" else ():
         heat = {"acceptance": EDIT_ACCEPTANCE.get(name, 0.9), "temperature": [0.0, 1.0, 0.0] * 3}
         yield Case("quick", f"{name}, greedy", name, EDITED | heat, **edge)
-    for name in ("NaN and inf", "empty rows") if kind == "logits" else ():  # of a row whose normaliser was given, too
+    for name in ("NaN and inf", "empty rows", "draft row not as its draft_lse") if kind == "logits" else ():  # of a row whose normaliser was given, too
         yield Case("quick", f"{name}, draft_lse", name, EDITED | {"acceptance": EDIT_ACCEPTANCE.get(name, 0.9), "draft_lse": True}, **edge)
     for name, (strict, variants) in ENDED.items():
         for suffix, arguments in variants.items():

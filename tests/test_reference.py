@@ -130,12 +130,15 @@ def test_proposals_and_what_follows_them():
     """A residual of 0.75 %: of 128 proposals none is kept in more than a third of the draws, and the law is the same all the same."""
     target = np.array([0.4, 0.3, 0.2, 0.1])
     weights = np.array([0.0, 0.005, 0.0, 0.0025])
-    tokens = [propose(target, weights, seed, 5) for seed in range(6000)]
+    tokens = [propose(target, weights, seed, 5)[0] for seed in range(6000)]
     missed = tokens.count(-1) / 6000
     assert abs(missed - 0.9925**128) < 4 * (0.9925**128 / 6000) ** 0.5
     kept = np.array([tokens.count(1), tokens.count(3)])
     assert tokens.count(0) == tokens.count(2) == 0 and abs(kept[0] / kept.sum() - 2 / 3) < 4 * (2 / 9 / kept.sum()) ** 0.5
-    assert propose(target, target, 0, 0) >= 0 > propose(target, 0 * target, 0, 0)
+    token, proposed = propose(target, target, 0, 0)
+    assert proposed == [token] and token >= 0
+    token, proposed = propose(target, 0 * target, 0, 0)
+    assert token == -1 and len(proposed) == 128 and set(proposed) == {0, 1, 2, 3}
 
 
 def test_the_law_of_proposals_with_a_small_residual():
@@ -323,6 +326,19 @@ def test_with_draft_lse_a_bad_draft_entry_is_met_where_it_is_read(draw):
         assert answer(5, bad)[2] == [NONFINITE | BAD_TOKEN]
 
 
+def test_a_draw_by_proposals_meets_the_draft_row_where_it_proposes():
+    """Four ids of equal mass, the drafted one rejected for certain; the draft row is not finite at id 1, which its draft_lse hides."""
+    target, seeds = [[-INF, 0.0, 0.0, 0.0], BONUS + [-INF]], range(300)
+    for bad in (NAN, INF):
+        problem = logits_case(target, 0, [0.0, bad, -5.0, -5.0], 1.0, seeds, draft_lse=0.0)
+        by_sum, by_proposals = reference(problem), reference(problem, "propose")
+        assert (by_sum.status == NONFINITE).all() and not (by_proposals.out_tokens[:, 0] == 1).any()
+        for b in seeds:
+            token, proposed = propose(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0.0, 0.0, 0.98, 0.98]), b, 0)
+            assert int(by_proposals.status[b]) == NONFINITE * (1 in proposed) and int(by_proposals.out_tokens[b, 0]) == token
+        assert 60 < int((by_proposals.status == NONFINITE).sum()) < 140  # a third proposes it first, few behind one that is not kept
+
+
 @DRAWS
 def test_logits_and_their_probabilities_agree(draw):
     problem = make_problem(batch=20, draft_len=4, vocab=300, logits=True, temperature=[0.0, 0.6, 1.0, 1.5] * 5, seed=3)
@@ -340,8 +356,8 @@ def test_pieces_for_the_checker():
     decisions = decide(problem, 1)
     assert all(d.accepted for d in decisions[:-1]) and decisions[0].u == float(philox.accept_uniforms(problem)[3])
     assert decisions[0].target == float(problem.target[4, problem.draft_tokens[3]])
-    weights, zero_residual, nonfinite = row_weights(problem, 1, 3)
+    weights, zero_residual, unusable = row_weights(problem, 1, 3)
     assert weights.dtype == np.float64 and weights.tolist() == problem.target[7].double().tolist()
-    assert (zero_residual, nonfinite) == (False, False)
+    assert not zero_residual and unusable.tolist() == [False] * 20
     with pytest.raises(ValueError, match="^draw"):
         reference(problem, "inverse")
