@@ -20,6 +20,7 @@ MOVED_CPU = {"batch": 6, "draft_len": LENGTHS, "vocab": 9001}
 MOVED = {"batch": 48, "draft_len": [3, 0, 1, 2] * 12, "vocab": 40009}
 SM_COUNTS = (1, 2, 13)
 ORDERS = (("reversed", 0), ("shuffled", 1), ("shuffled", 2))
+TURNS = tuple(("interleaved", seed) for seed in range(40))
 
 
 def is_move(name) -> bool:
@@ -71,11 +72,12 @@ def resplit(sampler, problem, counts) -> list[str]:
     return found
 
 
-def reordered(sampler, problem) -> list[str]:
-    """The outputs with blocks, warps and lanes run in other orders (CPU executor): they differ where a barrier is missing."""
+def reordered(sampler, problem, orders=ORDERS) -> list[str]:
+    """The outputs with blocks, warps and lanes run in other orders (CPU executor): they differ where a barrier is missing,
+    or where blocks rely on what another one has not done yet."""
     call = sampler.bind(problem)
     forward, found = _arrays(call()), []
-    for order, seed in ORDERS:
+    for order, seed in orders:
         for tensor in call.outputs:
             tensor.fill_(SENTINEL)
         with fibre_order(order, seed):
@@ -90,13 +92,14 @@ def reordered(sampler, problem) -> list[str]:
 
 
 def rebound(sampler, problem, other) -> list[str]:
-    """Call, put the numbers of `other` (of the same shapes) into the bound tensors, call again, and once more with the first
-    ones: as the replay of a graph does. Each must be what a call bound anew gives; `problem` is as it was afterwards."""
+    """Call, put the numbers of `other` (of the same shapes) into the bound tensors, call twice, and once more with the first ones: as the
+    replay of a graph does. So a call differs from the one before it, and from the one before that. Each must be what a call bound
+    anew gives; `problem` is as it was afterwards."""
     expected = [_arrays(sampler(given)) for given in (problem, other)]
     call, found = sampler.bind(problem), []
     names = [f.name for f in fields(problem) if isinstance(getattr(problem, f.name), torch.Tensor)]
     numbers = [{name: getattr(given, name).clone() for name in names} for given in (problem, other)]
-    for turn, which in enumerate((0, 1, 0), 1):
+    for turn, which in enumerate((0, 1, 1, 0), 1):
         for name in names:
             getattr(problem, name).copy_(numbers[which][name])
         if not all(map(np.array_equal, expected[which], _arrays(call()))):
@@ -122,6 +125,7 @@ def probe(sampler, device="cpu", seed=0, rebatchings=8, kind=None) -> dict[str, 
             others = [{}, {"draft_probs": False}, *([{"draft_lse": True}, {"temperature": [0.0, 1.0, 0.5]}] if words["logits"] else [])]
             given = [make_problem(6, LENGTHS, 1025, seed=seed + 1, **words),
                      *(make_problem(3, [2, 0, 1], 9001, seed=seed + 2, **words, **other) for other in others)]
+            tried["blocks that take turns"] = lambda: reordered(sampler, make_problem(12, 16, 100, seed=seed + 1, **words), TURNS)
             tried["other thread orders"] = lambda: [text for one in given for text in reordered(sampler, one)]
     return {name: _tried(run) for name, run in tried.items()}
 

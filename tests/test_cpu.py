@@ -11,7 +11,7 @@ import torch
 
 from spec_toolkit.cpu import CpuCompileError, CpuExecutionError, compile_kernel, fibre_order
 
-ORDERS = ["forward", "reversed", "shuffled"]
+ORDERS = ["forward", "reversed", "shuffled", "interleaved"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -236,6 +236,19 @@ def test_block_order_is_reversed_and_seeds_differ():
         seen[order, seed] = out[:40].tolist()
     assert seen["forward", 0] == list(range(40)) and seen["reversed", 0] == list(range(39, -1, -1))
     assert seen["shuffled", 1] != seen["shuffled", 2] and sorted(seen["shuffled", 1]) == list(range(40))
+
+
+def test_blocks_take_turns_at_barriers():
+    """Each block counts what it finds started, behind a barrier: run one by one, it is alone."""
+    built = kernel("if (threadIdx.x == 0) atomicAdd(out + gridDim.x, 1); __syncthreads(); if (threadIdx.x == 0) out[blockIdx.x] = out[gridDim.x];", OUT)
+    seen = {}
+    for order, seed in (("forward", 0), ("interleaved", 0), ("interleaved", 1), ("interleaved", 1)):
+        out = torch.zeros(41, dtype=torch.int32)
+        with fibre_order(order, seed):
+            run(built, 40, 64, out=out)
+        assert out[40] == 40 and seen.setdefault((order, seed), out[:40].tolist()) == out[:40].tolist()
+    assert seen["forward", 0] == list(range(1, 41))
+    assert len(set(map(tuple, seen.values()))) == 3
 
 
 def test_divergent_barriers_are_named():

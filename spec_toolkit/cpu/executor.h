@@ -47,6 +47,7 @@ struct SpecLaunch {
     const int* warp_order;
     const int* lane_order;
     int catch_interrupt;
+    unsigned long long turns;          // not 0: blocks take turns at barriers, at random by this seed
     int failed_signal, is_write;       // out: a signal, or 0 and a message; is_write -1 = not known
     unsigned failed_block[3], failed_thread[3];
     unsigned long long address, pc;    // pc: offset in this library, 0 = elsewhere
@@ -341,8 +342,8 @@ static void spec_wake_block() {
         if (spec_fibres[t].state == SPEC_YIELDED) spec_fibres[t].state = SPEC_READY;
 }
 
-// Runs the block in place until it has ended, or every thread that could go on sleeps.
-enum SpecOutcome { SPEC_ENDED, SPEC_SLEEPS, SPEC_FAILED };
+// Runs the block in place until it has ended, or every thread that could go on sleeps; where blocks take turns, to its next barrier.
+enum SpecOutcome { SPEC_ENDED, SPEC_SLEEPS, SPEC_PAUSES, SPEC_FAILED };
 static SpecOutcome spec_run_block() {
     for (;;) {
         for (int w = 0; w * 32 < spec_threads; ++w)
@@ -353,6 +354,7 @@ static SpecOutcome spec_run_block() {
         if (count[SPEC_YIELDED]) return SPEC_SLEEPS;
         if (count[SPEC_DONE] + count[SPEC_AT_BARRIER] < spec_threads) return spec_note_stuck("deadlock"), SPEC_FAILED;
         if (!spec_release_barrier()) return SPEC_FAILED;
+        if (spec_launch_now->turns) return SPEC_PAUSES;
     }
 }
 

@@ -21,6 +21,7 @@ _C_TYPES = {
     "uint8_t": ctypes.c_uint8, "uint16_t": ctypes.c_uint16, "uint32_t": ctypes.c_uint32, "uint64_t": ctypes.c_uint64,
 }
 _lock = threading.RLock()  # the executor's state is per library, signal handlers are per process
+ORDERS = ("forward", "reversed", "shuffled", "interleaved")
 _order = contextvars.ContextVar("fibre_order", default=("forward", 0))
 
 
@@ -30,7 +31,7 @@ class SpecLaunch(ctypes.Structure):
         ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("args", ctypes.POINTER(ctypes.c_void_p)),
         ("dynamic_shared", ctypes.c_void_p), ("dynamic_bytes", ctypes.c_ulonglong),
         ("block_order", ctypes.POINTER(ctypes.c_longlong)), ("warp_order", ctypes.POINTER(ctypes.c_int)),
-        ("lane_order", ctypes.POINTER(ctypes.c_int)), ("catch_interrupt", ctypes.c_int),
+        ("lane_order", ctypes.POINTER(ctypes.c_int)), ("catch_interrupt", ctypes.c_int), ("turns", ctypes.c_ulonglong),
         ("failed_signal", ctypes.c_int), ("is_write", ctypes.c_int),
         ("failed_block", ctypes.c_uint * 3), ("failed_thread", ctypes.c_uint * 3),
         ("address", ctypes.c_ulonglong), ("pc", ctypes.c_ulonglong), ("line", ctypes.c_int),
@@ -41,10 +42,11 @@ class SpecLaunch(ctypes.Structure):
 def fibre_order(order="forward", seed=0):
     """Run blocks, and the threads in a block, "forward", "reversed" or "shuffled" (by `seed`) inside the `with`.
 
-    A kernel whose result depends on the order lacks a barrier or an atomic. Warps are ordered, and lanes in a warp.
+    A kernel whose result depends on the order lacks a barrier or an atomic. Warps are ordered, and lanes in a warp. "interleaved":
+    forward, but blocks take turns at their barriers, at random by `seed`, as if they were on the GPU together.
     """
-    if order not in ("forward", "reversed", "shuffled"):
-        raise ValueError(f"order: 'forward', 'reversed' or 'shuffled', not {order!r}")
+    if order not in ORDERS:
+        raise ValueError(f"order: {', '.join(map(repr, ORDERS))}, not {order!r}")
     token = _order.set((order, seed))
     try:
         yield
@@ -121,7 +123,8 @@ class CpuKernel:
         launch = SpecLaunch(
             grid, block, pointers, shared.address, shared.nbytes,
             _permutation(ctypes.c_longlong, math.prod(grid), *order),
-            _permutation(ctypes.c_int, -(-threads // 32), *order), _permutation(ctypes.c_int, 32, *order), main)
+            _permutation(ctypes.c_int, -(-threads // 32), *order), _permutation(ctypes.c_int, 32, *order), main,
+            1 + order[1] if order[0] == "interleaved" else 0)
         launch.keep = (values, pointers)  # the structure holds bare addresses
         return launch
 

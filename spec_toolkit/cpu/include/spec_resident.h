@@ -6,7 +6,8 @@
 //
 // A block that never sleeps runs to its end before the next one starts. When the block in place sleeps, each block that slept
 // before it is woken in turn; once all have slept again, the next one in the launch's order starts. So a kernel may wait for
-// blocks that come later, as on a GPU on which they are resident together. What runs between two sleeps is not interleaved.
+// blocks that come later, as on a GPU on which they are resident together. What runs between two sleeps is not interleaved, but on demand:
+// where blocks take turns, one that has passed a barrier is moved aside too, and which goes on, or starts, is drawn at random.
 #pragma once
 
 static const int spec_resident_limit = 256;  // blocks that have started and not ended; a GPU's depends on what they use
@@ -69,6 +70,12 @@ static void spec_drop_residents() {
     }
 }
 
+static unsigned spec_draw(unsigned count) {  // from 0 to count - 1, by SplitMix64 from the seed of the launch
+    unsigned long long z = spec_launch_now->turns += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull, z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return (unsigned)((z ^ z >> 31) % count);
+}
+
 static void spec_run_blocks() {
     const unsigned x = gridDim.x, y = gridDim.y;
     const long long blocks = (long long)x * y * gridDim.z;
@@ -76,7 +83,14 @@ static void spec_run_blocks() {
     int in_place = -1;                       // the sleeping block that is not aside: the one that ran last
     for (int i = 0; i < spec_resident_limit; ++i) spec_free[i] = i;
     for (long long next = 0; next < blocks || sleeping;) {
-        const bool start = next < blocks && sleeping < spec_resident_limit && woken >= sleeping;
+        const bool turns = spec_launch_now->turns, room = next < blocks && sleeping < spec_resident_limit;
+        const bool start = room && (turns ? !sleeping || !spec_draw(4) : woken >= sleeping);
+        if (turns && !start) {
+            int& longest = spec_asleep[first];
+            int& drawn = spec_asleep[(first + spec_draw(sleeping)) % spec_resident_limit];
+            const int kept = longest;
+            longest = drawn, drawn = kept;
+        }
         // the free ones lie in spec_free[sleeping...]
         const int slot = start ? spec_free[sleeping] : spec_asleep[first];
         if (in_place >= 0 && in_place != slot && !spec_move_aside(spec_residents[in_place])) return;
@@ -94,13 +108,13 @@ static void spec_run_blocks() {
         }
         const SpecOutcome outcome = spec_run_block();
         if (outcome == SPEC_FAILED) return;
-        in_place = outcome == SPEC_SLEEPS ? slot : -1;
+        in_place = outcome == SPEC_ENDED ? -1 : slot;
         if (in_place < 0) {
             spec_free[sleeping] = slot;
             continue;
         }
         spec_asleep[(first + sleeping++) % spec_resident_limit] = slot;
-        if (++spec_idle < spec_patience || spec_idle < spec_rounds * sleeping) continue;
+        if (outcome == SPEC_PAUSES || ++spec_idle < spec_patience || spec_idle < spec_rounds * sleeping) continue;
         char title[160];
         snprintf(title, sizeof title, "waiting for what no block does (blocks: %d wait, %lld ended, %lld not started; at most %d run "
                  "together)", sleeping, next - sleeping, blocks - next, spec_resident_limit);
