@@ -10,7 +10,7 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           the block that decides it. It draws without weighing the row: the target's tile sums are there, so ids are proposed from
           the target and kept as often as the residual would have them (propose.cuh).
           A row is cut into as many parts as let all blocks start at once, where the batch is small; else into so many that a
-          position is about as many blocks as the GPU holds, of half a tile pair or more for each warp.
+          position is about as many blocks as the GPU holds, of a tile pair or more for each warp.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
           known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse no draft row
           but for that, and the status tells of a NaN in it where an id was proposed, up to the one that was kept.

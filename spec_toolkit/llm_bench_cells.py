@@ -84,8 +84,8 @@ def cells(best: str, draft_len: int | None = None, prompts: int = 24, seeds: int
 
 
 def _is_usual(cell) -> bool:
-    """Worth another forward: what the goal asks, eight requests, and how many drafts are best."""
-    return cell.kind != "samplers" and cell.temperature == 1.0
+    """Worth another forward: what the goal asks, eight requests, how many drafts are best, and whether greedy texts are the same."""
+    return cell.kind != "samplers" and cell.temperature in (0.0, 1.0)
 
 
 def _rank(cell) -> int:
