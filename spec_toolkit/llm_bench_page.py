@@ -56,9 +56,9 @@ def _text(value, form) -> str:
 
 def partings(records) -> str:
     """A Markdown table: where greedy texts part from plain decoding, and the gap of the two logits there; "" if none does."""
-    rows = [[r.title, p["arm"], str(p["prompt"]), str(p["place"]), f"{p['gap']:.4g}", f"{p['below_top']:.4g}", f"{p['spacing']:.4g}"]
+    rows = [[r.title, p["arm"], str(p["prompt"]), str(p["place"]), f"{p['gap']:.4g}", f"{p['below_top']:.4g}", f"{p['spacing']:.4g}", f"{p['noise']:.2g}"]
             for r in plot_llm.compared(records) for p in r["partings"]]
-    head = ["record", "method", "prompt", "token", "gap of the two logits", "lower one below the top", "spacing of the dtype"]
+    head = ["record", "method", "prompt", "token", "gap of the two logits", "lower one below the top", "spacing of the dtype", "two readings differ by"]
     return markdown(head, rows, texts=2) if rows else ""
 
 

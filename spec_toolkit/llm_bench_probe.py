@@ -62,15 +62,27 @@ def law(logits, heat: float):
 def parting(model, prompt, left, right) -> dict | None:
     """Where two greedy continuations of a prompt part, and how near the two tokens are there by a reading without a cache.
 
-    {"place", "tokens": [left's, right's], "gap": difference of their logits, "spacing": of the model's dtype at the larger one};
+    {"place", "tokens": [left's, right's], "gap": difference of their logits, "below_top": of the lower one and the largest, "spacing": of
+    the model's dtype there, "noise": root mean square over the vocabulary of what the logits differ by from a reading token by token};
     None where they do not (one may be the start of the other).
     """
     place = next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), None)
     if place is None:
         return None
-    row = model(torch.tensor([[*prompt, *left[:place]]], device=model.device)).logits[0, -1]
+    text = torch.tensor([[*prompt, *left[:place]]], device=model.device)
+    row, other = model(text).logits[0, -1], _by_token(model, text, len(prompt) - 1)
     tokens = [left[place], right[place]]
     first, second = row[tokens[0]].double().item(), row[tokens[1]].double().item()
     top = row.double().max().item()
     spacing = torch.finfo(row.dtype).eps * 2.0 ** math.floor(math.log2(abs(top))) if top else torch.finfo(row.dtype).tiny
-    return {"place": place, "tokens": tokens, "gap": abs(first - second), "below_top": top - min(first, second), "spacing": spacing}
+    noise = (row.double() - other.double()).square().mean().sqrt().item()
+    return {"place": place, "tokens": tokens, "gap": abs(first - second), "below_top": top - min(first, second), "spacing": spacing, "noise": noise}
+
+
+def _by_token(model, text, begun):
+    """The logits behind a text [1, n]: its first `begun` tokens read at once, each further one alone, as plain decoding does."""
+    cache = model(text[:, :begun], use_cache=True).past_key_values if begun else None
+    for i in range(begun, text.shape[1]):
+        out = model(text[:, i:i + 1], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+    return out.logits[0, -1]

@@ -10,7 +10,7 @@ from .plot_llm_base import compared
 from .reading import number
 
 TARGET, SHARE = 1.8, 0.03  # the speedup and the sampler's share that this project set itself
-NEAR = 4  # steps of the dtype: two roundings of a row may turn two logits that are not further apart
+NEAR = 3  # standard deviations of the difference of two logits, each rounded otherwise by another reading of the same text
 
 
 def answer(records, brief: bool = False) -> list[str]:
@@ -166,12 +166,10 @@ def greedy_sentence(record) -> str | None:
     found = [p for p in record["partings"] if p["arm"] == ours["name"]]
     text = f"{record.title}: {same} of {texts} greedy texts are those of plain decoding, token by token"
     if found:
-        worst, wide = max(found, key=lambda p: p["gap"] / p["spacing"]), sum(p["gap"] > NEAR * p["spacing"] for p in found)
-        text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most (numbers of "
-                 f"{record['models']['dtype']} lie {worst['spacing']:.3g} apart there)")
-        text += f": {wide} of {len(found)} are no near ties, being more than {NEAR} such steps apart" if wide else ": near ties"
-        if record.compiled and record["fused"] == "both":
-            text += ". The target was compiled, and so rounds elsewhere where it reads one token; by default only drafts are"
+        worst, wide = max(found, key=lambda p: p["gap"]), [p for p in found if p["gap"] > NEAR * 2**0.5 * p["noise"]]
+        text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most, and two readings of such a text in "
+                 f"{record['models']['dtype']}, whole and token by token, by {statistics.median(p['noise'] for p in found):.2g} (root mean square): ")
+        text += f"{len(wide)} of {len(found)} are no near ties by that" if wide else "near ties, which a step of several tokens rounds otherwise"
     return text + "."
 
 

@@ -25,7 +25,7 @@ def record(cell, gpu="NVIDIA Paper", created="2026-11-25T00:00:00+00:00", rate=0
     if cell.temperature == 0 and len(arms) > 1:
         arms[1]["texts"][0] = [*arms[1]["texts"][0][:5], 7, 8]
         made["partings"] = [{"arm": arms[1]["name"], "prompt": 0, "place": 5, "tokens": [1, 7], "gap": 0.0, "below_top": 0.0,
-                             "spacing": 0.125}]
+                             "spacing": 0.125, "noise": 0.125}]
     return made
 
 

@@ -286,7 +286,9 @@ def test_where_texts_part(pair):
     other = [*text[:3], (text[3] + 1) % 97, 5]
     found = parting(pair.target, pair.prompts[0], text, other)
     assert found["place"] == 3 and found["tokens"] == [text[3], other[3]]
-    assert found["gap"] == found["below_top"] > 0 < found["spacing"] < 1e-12
+    assert found["gap"] == found["below_top"] > 0 < found["spacing"] < 1e-12 and 0 <= found["noise"] < 1e-12
+    first = parting(pair.target, pair.prompts[0], text, [text[0] + 1])
+    assert first["place"] == 0 and 0 <= first["noise"] < 1e-12
     assert parting(pair.target, pair.prompts[0], text, text[:4]) is None
 
 
