@@ -166,9 +166,10 @@ def greedy_sentence(record) -> str | None:
     found = [p for p in record["partings"] if p["arm"] == ours["name"]]
     text = f"{record.title}: {same} of {texts} greedy texts are those of plain decoding, token by token"
     if found:
-        worst, wide = max(found, key=lambda p: p["gap"]), [p for p in found if p["gap"] > NEAR * 2**0.5 * p["noise"]]
-        text += (f"; where the others part, the two tokens' logits differ by {worst['gap']:.3g} at most, and two readings of such a text in "
-                 f"{record['models']['dtype']}, whole and token by token, by {statistics.median(p['noise'] for p in found):.2g} (root mean square): ")
+        noise = statistics.fmean(p["noise"] ** 2 for p in found) ** 0.5  # of all: one text says little of how far a logit may move
+        wide = [p for p in found if p["gap"] > NEAR * 2**0.5 * noise]
+        text += (f"; where the others part, the two tokens' logits differ by {max(p['gap'] for p in found):.3g} at most, and those of two readings of "
+                 f"these texts in {record['models']['dtype']}, whole and token by token, by {noise:.2g} (root mean square): ")
         text += f"{len(wide)} of {len(found)} are no near ties by that" if wide else "near ties, which a step of several tokens rounds otherwise"
     return text + "."
 
