@@ -7,7 +7,7 @@ tokens   the grid of shapes: each token the reference's, each difference explain
 law      chi-square against the exact law, jointly and per position; the laws share the report's false-alarm rate, the
          only chance in it (the rest repeats bit for bit)
 edges    named cases (edges.py, ends.py), and a request that moves between batches
-poison   outputs filled before each call, guard zones, inputs hashed, a second call, other thread orders, changed inputs
+poison   outputs filled before each call, guard zones, inputs hashed, a second call, other thread orders, blocks that take turns, changed inputs
 """
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_llm_decodes_a_tiny_model_where_nothing_is_recorded(recorded, monkeypatc
     assert "a tiny random model, decoded now on this CPU" in said and "left out" not in said and "FAIL" not in said
     assert {"llm_methods.svg", "llm_split.png", "llm_acceptance.png", "llm_shares.png", "llm_k_sweep.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert names["lossless"].startswith("The law of the first tokens is the target's in 6 of 6 ways") and "refuses 1 of 1" in names["lossless"]
-    assert sum("4 of 4 greedy texts are those of plain decoding" in sentence for sentence in names["sentences"]) == 2
+    assert sum("4 of 4 greedy texts are those of plain decoding" in sentence for sentence in names["sentences"]) == 3
 
 
 def test_llm_shows_what_is_recorded(recorded, monkeypatch, tmp_path, capsys):
