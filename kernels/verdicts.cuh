@@ -46,25 +46,28 @@ __device__ __forceinline__ int end_of(const unsigned long long* verdicts, int gr
     return -1;
 }
 
-// Of several words, by a thread that has added to one: the position whose outcome this block has to write, or -1. One block gets it.
-__device__ __forceinline__ int to_write(const unsigned long long* verdicts, int groups, unsigned* written, unsigned call) {
+// Where one word holds all verdicts, whoever adds to it knows what it has changed. Of several words, of all that see both the decision and
+// the outcome, the first to say so in `written` writes.
+
+// Tell that draft i was accepted: the position whose outcome this block has to write, or -1: it is not decided where the request ends, or
+// the block there has not drawn yet, and will find it decided.
+__device__ __forceinline__ int tell_accepted(unsigned long long* verdicts, int i, int groups, unsigned* written, unsigned call) {
+    const unsigned long long bit = 1ull << i % 32, before = atomicOr(verdicts + i / 32, bit);
+    if (groups == 1) {
+        const int end = end_of(before | bit);
+        return end_of(before) < 0 && end >= 0 && before >> end & 1 ? end : -1;
+    }
     bool drawn;
     __threadfence();
     const int end = end_of(verdicts, groups, drawn);
     return end >= 0 && drawn && atomicExch(written, call) != call ? end : -1;
 }
 
-// Tell that draft i was accepted: the position whose outcome this block has to write, or -1: it is not decided where the request ends, or
-// the block there has not drawn yet, and will find it decided.
-__device__ __forceinline__ int tell_accepted(unsigned long long* verdicts, int i, int groups, unsigned* written, unsigned call) {
-    const unsigned long long bit = 1ull << i % 32, before = atomicOr(verdicts + i / 32, bit);
-    if (groups > 1) return to_write(verdicts, groups, written, call);
-    const int end = end_of(before | bit);
-    return end_of(before) < 0 && end >= 0 && before >> end & 1 ? end : -1;
-}
-
 // Tell that the outcome of position i, which ends the request or follows its end, has been published: does this block have to write it?
 __device__ __forceinline__ bool tell_drawn(unsigned long long* verdicts, int i, int groups, unsigned* written, unsigned call) {
     const unsigned long long before = atomicOr(verdicts + i / 32, 1ull << i % 32);
-    return (groups > 1 ? to_write(verdicts, groups, written, call) : end_of(before)) == i;
+    if (groups == 1) return end_of(before) == i;
+    bool drawn;
+    __threadfence();
+    return end_of(verdicts, groups, drawn) == i && atomicExch(written, call) != call;
 }

@@ -20,7 +20,8 @@ MOVED_CPU = {"batch": 6, "draft_len": LENGTHS, "vocab": 9001}
 MOVED = {"batch": 48, "draft_len": [3, 0, 1, 2] * 12, "vocab": 40009}
 SM_COUNTS = (1, 2, 13)
 ORDERS = (("reversed", 0), ("shuffled", 1), ("shuffled", 2))
-TURNS = tuple(("interleaved", seed) for seed in range(40))
+TURNS = tuple(("interleaved", seed) for seed in range(20))
+TOGETHER = ({"batch": 12, "draft_len": 16, "vocab": 100}, {"batch": 12, "draft_len": 33, "vocab": 60, "acceptance": 0.9})  # what takes turns
 
 
 def is_move(name) -> bool:
@@ -125,7 +126,8 @@ def probe(sampler, device="cpu", seed=0, rebatchings=8, kind=None) -> dict[str, 
             others = [{}, {"draft_probs": False}, *([{"draft_lse": True}, {"temperature": [0.0, 1.0, 0.5]}] if words["logits"] else [])]
             given = [make_problem(6, LENGTHS, 1025, seed=seed + 1, **words),
                      *(make_problem(3, [2, 0, 1], 9001, seed=seed + 2, **words, **other) for other in others)]
-            tried["blocks that take turns"] = lambda: reordered(sampler, make_problem(12, 16, 100, seed=seed + 1, **words), TURNS)
+            tried["blocks that take turns"] = lambda: [
+                text for given in TOGETHER for text in reordered(sampler, make_problem(**words | given, seed=seed + 1), TURNS)]
             tried["other thread orders"] = lambda: [text for one in given for text in reordered(sampler, one)]
     return {name: _tried(run) for name, run in tried.items()}
 

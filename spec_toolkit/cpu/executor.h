@@ -47,7 +47,7 @@ struct SpecLaunch {
     const int* warp_order;
     const int* lane_order;
     int catch_interrupt;
-    unsigned long long turns;          // not 0: blocks take turns at barriers, at random by this seed
+    unsigned long long turns;          // not 0: blocks take turns at barriers and atomics, at random by this seed
     int failed_signal, is_write;       // out: a signal, or 0 and a message; is_write -1 = not known
     unsigned failed_block[3], failed_thread[3];
     unsigned long long address, pc;    // pc: offset in this library, 0 = elsewhere

@@ -43,7 +43,7 @@ def fibre_order(order="forward", seed=0):
     """Run blocks, and the threads in a block, "forward", "reversed" or "shuffled" (by `seed`) inside the `with`.
 
     A kernel whose result depends on the order lacks a barrier or an atomic. Warps are ordered, and lanes in a warp. "interleaved":
-    forward, but blocks take turns at their barriers, at random by `seed`, as if they were on the GPU together.
+    forward, but blocks take turns at their barriers and atomics, at random by `seed`, as if they were on the GPU together.
     """
     if order not in ORDERS:
         raise ValueError(f"order: {', '.join(map(repr, ORDERS))}, not {order!r}")

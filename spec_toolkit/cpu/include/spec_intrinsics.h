@@ -124,11 +124,16 @@ static inline typename std::common_type<A, B>::type max(A a, B b) {
 SPEC_LOAD(__ldg) SPEC_LOAD(__ldcs) SPEC_LOAD(__ldcg) SPEC_LOAD(__ldca) SPEC_LOAD(__ldlu) SPEC_LOAD(__ldcv)
 SPEC_STORE(__stcg) SPEC_STORE(__stcs) SPEC_STORE(__stwb) SPEC_STORE(__stwt)
 
-// ---- atomics: plain, since fibres (and blocks) switch only where they wait
+// ---- atomics: plain, since fibres (and blocks) switch only where they wait; where blocks take turns, behind every other atomic too
+static inline void spec_turn(int line, const char* file) {
+    if (spec_launch_now->turns && spec_draw(2)) spec_wait(SPEC_YIELDED, SPEC_SLEEP, 0, 0, 0, line, file);
+}
+
 #define SPEC_ATOMIC(name, expression) \
-    template <class T> static inline T name(T* p, typename std::common_type<T>::type v) { \
+    template <class T> static inline T name(T* p, typename std::common_type<T>::type v, SPEC_SITE) { \
         const T old = *p; \
         *p = (expression); \
+        spec_turn(line, file); \
         return old; \
     } \
     template <class T> static inline T name##_block(T* p, typename std::common_type<T>::type v) { return name(p, v); } \
@@ -144,9 +149,10 @@ SPEC_ATOMIC(atomicXor, old ^ v)
 SPEC_ATOMIC(atomicInc, old >= v ? 0 : old + 1)
 SPEC_ATOMIC(atomicDec, old == 0 || old > v ? v : old - 1)
 template <class T>
-static inline T atomicCAS(T* p, typename std::common_type<T>::type compare, typename std::common_type<T>::type v) {
+static inline T atomicCAS(T* p, typename std::common_type<T>::type compare, typename std::common_type<T>::type v, SPEC_SITE) {
     const T old = *p;
     if (old == compare) *p = v;
+    spec_turn(line, file);
     return old;
 }
 static inline void __threadfence() {}
