@@ -52,6 +52,22 @@ def test_a_counterexample_is_small():
     assert words["vocab"] == 500 and words["batch"] == 1 and words["dtype"] is torch.bfloat16 and words["seed"] == 0
 
 
+def test_a_failure_that_does_not_come_back_is_reported():
+    calls = []
+    def mistake(problem, outputs):
+        calls.append(problem.vocab)
+        if len(calls) == 30:
+            outputs.num_accepted.fill_(99)
+    found = fuzz(Wrong(mistake), 100, seed=3)
+    assert not found and "made(" in found.counterexample and found.failure.endswith("(now and then: the same problem also passed)"), str(found)
+
+
+def test_blocks_take_turns():
+    """Whoever claims the outcome before it looks is right where blocks run one by one."""
+    found = fuzz(load_mutant(BY_NAME["ends at any rejection"], "v10"), 400, seed=1)
+    assert not found and "threads interleaved" in found.failure, str(found)
+
+
 def test_the_same_seed_draws_the_same_problems():
     def seen(seed):
         vocabularies = []
