@@ -26,10 +26,12 @@ def answer(records, brief: bool = False) -> list[str]:
 # ---- the goals, and why --------------------------------------------------------------------------------------------------
 
 def goals(records) -> str | None:
-    """Was the goal met? At batch 1 and temperature 1, in each path and forward."""
+    """Was the goal met? At batch 1 and temperature 1, in each path and forward, by the arms with all the runs."""
     said = []
     for record in compared(records):
-        found = [(s["median"], arm["draft_len"]) for arm in record.measured() if (s := _speedup(record, arm))]
+        most = max((len(arm["runs"]["prompt"]) for arm in record.measured()), default=0)
+        found = [(s["median"], arm["draft_len"]) for arm in record.measured()
+                 if len(arm["runs"]["prompt"]) == most and (s := _speedup(record, arm))]
         if (record["batch"], record["temperature"]) == (1, 1) and found:
             times, k = max(found)
             said.append(f"{record.forms} {times:.2f}x with K={k} ({'reached' if times >= TARGET else 'not reached'})")
