@@ -172,43 +172,6 @@ def boundary_problem(ulps):
     return from_torch(torch.tensor([[[first, rest]]]), empty)
 
 
-@pytest.mark.parametrize("silent", [True, False])
-def test_the_status_of_a_draw_by_proposals(silent):
-    """What no proposal met must not be told, and what one met must."""
-    problem = make_problem(40, 1, vocab=65, acceptance=0.0, logits=True, draft_lse=True, seed=3)
-    for b in range(problem.batch):
-        problem.draft_logits[b, int(problem.target_logits[2 * b].argmax())] = float("nan")
-    right = reference(problem, "propose")
-    assert 5 < int((right.status == NONFINITE).sum()) < 35
-    wrong = [int((right.status == (NONFINITE if silent else 0)).nonzero()[0])]
-    def spoil(problem, outputs, before):
-        for got, given in zip(outputs, right):
-            got.copy_(given)
-        outputs.status[wrong] ^= NONFINITE
-    result = check(Spoilt(spoil, draw="propose", reports_status=True), problem)
-    assert not result and "status" in str(result)
-    wrong = []
-    assert check(Spoilt(spoil, draw="propose", reports_status=True), problem).exact == 40
-
-
-@pytest.mark.parametrize("at, open", [(0.0, True), (0.01, False), (-0.01, False)])
-def test_a_status_is_open_only_where_rounding_decides_what_was_proposed(at, open):
-    """The first proposal at the border of ids 0 and 1, neither of which can be kept; a NaN hides at id 0. The second gives id 2."""
-    draws = lambda seed: [proposal_uniforms(seed, 0, k)[0] for k in range(2)]
-    seed = next(seed for seed in range(1000) if 0.2 < draws(seed)[0] < 0.4 and draws(seed)[1] > 0.6)
-    border = draws(seed)[0] + at
-    target = torch.tensor([border, 0.05, 0.95 - border, 0.0], dtype=torch.float64).log().float()
-    draft = torch.tensor([math.nan, math.log(0.5), -math.inf, -math.inf])
-    problem = from_torch(torch.stack([target, target])[None], torch.tensor([[3]]), draft[None, None], kind="logits", draft_lse=torch.zeros(1, 1), seeds=[seed])
-    def spoil(problem, outputs, before):
-        for got, given in zip(outputs, ([[2, -1]], [0], [status])):
-            got.copy_(torch.tensor(given))
-    passed = []
-    for status in (0, NONFINITE):
-        passed.append(bool(check(Spoilt(spoil, draw="propose", reports_status=True), problem)))
-    assert passed == ([True, True] if open else [at < 0, at > 0])
-
-
 @pytest.mark.parametrize("ulps, fine", [(1.5, True), (3.0, True), (6.0, False), (20.0, False)])
 def test_off_by_one_is_explained_only_inside_its_interval(ulps, fine):
     problem = boundary_problem(ulps)
