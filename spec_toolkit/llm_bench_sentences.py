@@ -10,7 +10,7 @@ from .plot_llm_base import compared
 from .reading import number
 
 TARGET, SHARE = 1.8, 0.03  # the speedup and the sampler's share that this project set itself
-NEAR = 3  # standard deviations of the difference of two logits, each rounded otherwise by another reading of the same text
+NEAR = 4  # steps of the dtype: two roundings of a row may turn two logits that are not further apart
 
 
 def answer(records, brief: bool = False) -> list[str]:
@@ -168,11 +168,12 @@ def greedy_sentence(record) -> str | None:
     found = [p for p in record["partings"] if p["arm"] == ours["name"]]
     text = f"{record.title}: {same} of {texts} greedy texts are those of plain decoding, token by token"
     if found:
+        worst, wide = max(found, key=lambda p: p["gap"] / p["spacing"]), sum(p["gap"] > NEAR * p["spacing"] for p in found)
         noise = statistics.fmean(p["noise"] ** 2 for p in found) ** 0.5  # of all: one text says little of how far a logit may move
-        wide = [p for p in found if p["gap"] > NEAR * 2**0.5 * noise]
-        text += (f"; where the others part, the two tokens' logits differ by {max(p['gap'] for p in found):.3g} at most, and those of two readings of "
-                 f"these texts in {record['models']['dtype']}, whole and token by token, by {noise:.2g} (root mean square): ")
-        text += f"{len(wide)} of {len(found)} are no near ties by that" if wide else "near ties, which a step of several tokens rounds otherwise"
+        text += (f"; where the others part, the two tokens' logits are {worst['gap'] / worst['spacing']:.3g} steps of {record['models']['dtype']} "
+                 f"apart at most ({worst['gap']:.3g}, where its numbers lie {worst['spacing']:.3g} apart)")
+        text += f": {wide} of {len(found)} are no near ties, being more than {NEAR} such steps apart" if wide else ": near ties"
+        text += f". Two readings of these texts, whole and token by token, differ by {noise:.2g} a logit (root mean square)"
     return text + "."
 
 

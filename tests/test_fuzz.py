@@ -63,7 +63,7 @@ def test_a_failure_that_does_not_come_back_is_reported():
 
 
 def test_blocks_take_turns():
-    """Whoever claims the outcome before it looks is right where blocks run one by one."""
+    """A block that writes before it is decided where the request ends is overwritten where blocks run one by one."""
     found = fuzz(load_mutant(BY_NAME["ends at any rejection"], "v10"), 400, seed=1)
     assert not found and "threads interleaved" in found.failure, str(found)
 

@@ -71,13 +71,13 @@ def test_sentences_are_made_from_the_records(folder):
     assert any("v10 0.7%" in sentence and "python_loop 50.8%" in sentence for sentence in said)
     assert sum("the best K is" in sentence and "acceptance 0.6" in sentence for sentence in said) == 2
     (greedy,) = [sentence for sentence in said if "graph path (own forward), B=1, T=0:" in sentence]
-    assert "23 of 24 greedy texts" in greedy and "differ by 0 at most" in greedy
-    assert "whole and token by token, by 0.12 (root mean square): near ties, which a step of several tokens rounds otherwise." in greedy
+    assert "23 of 24 greedy texts" in greedy and "are 0 steps of bfloat16 apart at most (0, where its numbers lie 0.125 apart): near ties." in greedy
+    assert greedy.endswith("Two readings of these texts, whole and token by token, differ by 0.12 a logit (root mean square).")
     (record,) = [r for r in fresh(folder) if r["fused"] == "both" and r["temperature"] == 0]
-    for gap, near in ((0.5, True), (0.75, False)):  # 3 sqrt(2) 0.125 = 0.53
+    for gap, steps, near in ((0.5, 4, True), (0.75, 6, False)):
         record["partings"][0]["gap"] = gap
-        assert f"differ by {gap} at most" in words.greedy_sentence(record)
-        assert ("1 of 1 are no near ties by that" not in words.greedy_sentence(record)) == near
+        assert f"are {steps} steps of bfloat16 apart at most ({gap}, where" in words.greedy_sentence(record)
+        assert ("1 of 1 are no near ties" not in words.greedy_sentence(record)) == near
     assert "| graph path (own forward), B=1, T=0 | speculation, v10, K=4 | 0 | 5 | 0 | 0 | 0.125 | 0.12 |" in llm_bench_page.partings(fresh(folder))
 
 

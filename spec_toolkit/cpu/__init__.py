@@ -6,7 +6,7 @@ accesses. It refuses inline PTX and cooperative groups. Linux, x86-64 or arm64, 
 
 Blocks run one after the other. Those that wait for each other in a loop with __nanosleep take turns, up to 256 that have started
 and not ended; what no block will ever do is an error. (A loop without __nanosleep waits for good: Ctrl-C names its line.) With
-fibre_order("interleaved") all take turns, at every barrier, at random.
+fibre_order("interleaved") all take turns, at barriers and atomics, at random.
 
     kernel = compile_kernel(text, "scale", "scale.cu", [("const float*", "x"), ("float*", "out"), ("int", "n")], {}, [])
     kernel.launch((1, 1, 1), (256, 1, 1), {"x": x, "out": out, "n": 100})
