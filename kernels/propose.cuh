@@ -3,14 +3,16 @@
 // in the same way (von Neumann's rejection, 1951). With q = 0, the bonus row, the first proposal is kept.
 #pragma once
 #include "statistics.cuh"
+#include "verdicts.cuh"
 
 enum { STREAM_PROPOSE = 5 };    // behind the streams of common.cuh: two numbers for each proposal, of 52 bits
 constexpr int PROPOSALS = 128;  // after so many the residual is weighed, id by id: the law stays exactly the same
 constexpr int NOT_KEPT = -1, NOT_FINITE = -2;
 
-// By one warp: a proposal; its id, or NOT_KEPT, or NOT_FINITE if the draft row is not finite there. sums: of the target's tiles; words: its random numbers; stage: room for a
-// tile of both rows; all in shared memory. `watched` is looked at on the way, which costs nothing there. The tile is searched twice, for the lane and for the id, each lane having its ids in a run.
-// Short loops: this code is fetched once and run once.
+// By one warp: a proposal; its id, or NOT_KEPT, or NOT_FINITE if the draft row is not finite there. sums: of the target's tiles;
+// words: its random numbers; stage: room for a tile of both rows; all in shared memory. `watched` is looked at on the way, which costs
+// nothing there. The tile is searched twice, for the lane and for the id, each lane having its ids in a run. Short loops: this code is
+// fetched once and run once.
 __device__ __forceinline__ int propose(const Row& row, const float* sums, int tiles, const uint4& words, ROW* stage, int vocab, int lane,
                                        const unsigned long long* watched, unsigned long long& seen) {
     constexpr int RUN = TILE / 32;  // ids of a lane
@@ -28,7 +30,7 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
         if (row.draft) *reinterpret_cast<uint4*>(stage + TILE + i * STEP + lane * VEC) = held[1].piece[i];
     }
     __syncwarp();
-    seen = *(const volatile unsigned long long*)watched;
+    seen = fetch(watched);
     float own = 0.0f;
     #pragma unroll 1
     for (int i = 0; i < PIECES; ++i) {
@@ -50,7 +52,8 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
 }
 
 // By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. NONFINITE in `status`: of what
-// those before it met, however many were made beside them. ready: the random numbers of the first 32; stage: room for two tiles a warp; kept: a word a warp; all in shared memory.
+// those before it met, however many were made beside them. ready: the random numbers of the first 32; stage: room for two tiles a
+// warp; kept: a word a warp; all in shared memory.
 __device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, const uint4* ready, ROW* stage,
                                           int* kept, int vocab, const unsigned long long* watched, unsigned long long& seen, int& status) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;

@@ -3,12 +3,13 @@
 #pragma once
 #include "tile.cuh"
 
-// A tile as one warp holds it: PIECES pieces of each lane, ids 512 bytes apart; past the end of the row OUTSIDE.
+// A tile as one warp holds it: PIECES pieces of each lane, ids 512 bytes apart; past the end of the row OUTSIDE. What is read once
+// takes no room in the L1: that room is needed by what is on its way.
 __device__ __forceinline__ void load_tile(const ROW* row, int tile, int vocab, int lane, uint4 (&piece)[PIECES]) {
     const int first = tile * TILE + lane * VEC;
     if (is_aligned(row) && first + (PIECES - 1) * STEP + VEC <= vocab) {
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) piece[i] = *reinterpret_cast<const uint4*>(row + first + i * STEP);
+        for (int i = 0; i < PIECES; ++i) piece[i] = __ldcs(reinterpret_cast<const uint4*>(row + first + i * STEP));
     } else {
         #pragma unroll 1
         for (int i = 0; i < PIECES; ++i) {
@@ -19,9 +20,15 @@ __device__ __forceinline__ void load_tile(const ROW* row, int tile, int vocab, i
     }
 }
 
+// By one instruction where there is one: integers have the order of the floats whose bits they are, the negative ones backwards.
 __device__ __forceinline__ float max_warp(float x) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    const int bits = __float_as_int(x), most = __reduce_max_sync(ALL, bits ^ (bits >> 31 & 0x7fffffff));
+    return __int_as_float(most ^ (most >> 31 & 0x7fffffff));
+#else
     for (int distance = 16; distance; distance /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, distance));
     return x;
+#endif
 }
 
 __device__ __forceinline__ int min_warp(int x) {
@@ -47,25 +54,64 @@ __device__ __forceinline__ int first_of(const ROW* row, int tile, int vocab, flo
     return min_warp(first);
 }
 
+template <typename To, typename From>
+__device__ __forceinline__ To same_bits(const From& x) {
+    static_assert(sizeof(To) == sizeof(From), "another size");
+    To y;
+    memcpy(&y, &x, sizeof y);
+    return y;
+}
+
+// Words hold one logit or two; NaN aside, the larger ones.
+__device__ __forceinline__ unsigned larger(unsigned a, unsigned b, float) { return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b))); }
+__device__ __forceinline__ unsigned larger(unsigned a, unsigned b, __half) { return same_bits<unsigned>(__hmax2(same_bits<__half2>(a), same_bits<__half2>(b))); }
+__device__ __forceinline__ unsigned larger(unsigned a, unsigned b, __nv_bfloat16) {
+    return same_bits<unsigned>(__hmax2(same_bits<__nv_bfloat162>(a), same_bits<__nv_bfloat162>(b)));
+}
+
+// Logit k of a piece. A bfloat16 is the upper half of a float, which the compiler takes two instructions to say.
+template <typename T>
+__device__ __forceinline__ float logit_of(const uint4& piece, int k, T) {
+    T x[16 / sizeof(T)];
+    memcpy(x, &piece, 16);
+    return to_float(x[k]);
+}
+__device__ __forceinline__ float logit_of(const uint4& piece, int k, __nv_bfloat16) {
+    const unsigned word = k / 2 == 0 ? piece.x : k / 2 == 1 ? piece.y : k / 2 == 2 ? piece.z : piece.w;
+    return __uint_as_float(k % 2 ? word & 0xffff0000u : word << 16);
+}
+
 // The same in all lanes. The powers are taken relative to the tile's own maximum: no logit is too large.
 __device__ __forceinline__ Stats tile_statistics(const Pieces& held, const ROW* row, int tile, int vocab, float factor, bool greedy, int lane) {
-    float top = -CUDART_INF_F, sum = 0.0f;
-    ROW x[VEC];
+    unsigned most = held.piece[0].x;
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
-        memcpy(x, &held.piece[i], 16);
-        #pragma unroll
-        for (int k = 0; k < VEC; ++k) top = fmaxf(top, to_float(x[k]));
+        const uint4& x = held.piece[i];
+        most = larger(most, larger(larger(x.x, x.y, ROW()), larger(x.z, x.w, ROW()), ROW()), ROW());
     }
-    top = max_warp(top);
+    const uint4 both = make_uint4(most, most, most, most);
+    const float top = max_warp(fmaxf(-CUDART_INF_F, fmaxf(logit_of(both, 0, ROW()), logit_of(both, VEC - 1, ROW()))));
     const float base = top == -CUDART_INF_F ? 0.0f : top;
-    #pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
-        memcpy(x, &held.piece[i], 16);
-        float part = 0.0f;
+    const float shift = base * factor;
+    float sum = 0.0f;
+    if (fabsf(shift) < 0x1p15f) {  // (x - base) * factor by one instruction; what rounding adds to `shift` is the same for all
         #pragma unroll
-        for (int k = 0; k < VEC; ++k) part += power((to_float(x[k]) - base) * factor);
-        sum += part;
+        for (int i = 0; i < PIECES; ++i) {
+            float part = 0.0f;
+            #pragma unroll
+            for (int k = 0; k < VEC; ++k) part += power(fmaf(logit_of(held.piece[i], k, ROW()), factor, -shift));
+            sum += part;
+        }
+        sum *= power(-fmaf(base, factor, -shift));
+    } else {
+        #pragma unroll 1
+        for (int i = 0; i < PIECES; ++i) {
+            uint4 piece = held.piece[0];
+            #pragma unroll
+            for (int j = 1; j < PIECES; ++j) piece = i == j ? held.piece[j] : piece;  // an index that is not a constant would cost local memory
+            #pragma unroll
+            for (int k = 0; k < VEC; ++k) sum += power((logit_of(piece, k, ROW()) - base) * factor);
+        }
     }
     return {top, sum_warp(sum), greedy ? first_of(row, tile, vocab, top, lane) : NO_ID};
 }

@@ -15,8 +15,9 @@ Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on
           known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse no draft row
           but for that, and the status tells of a NaN in it where an id was proposed, up to the one that was kept.
 Slow      From the last tile to the token go three ways to the L2 and back, by code that is run once and so fetched line by line: short
-          loops are faster here than unrolled ones, and registers on the stack (RESIDENT = 6) cost more than a sixth block gives.
-          More tiles on their way to a warp, through shared memory, gain nothing: they stand in the way of the statistics.
+          loops are faster here than unrolled ones. Bytes on their way to many warps are what keeps the memory busy: so a logit has to
+          be weighed with few registers. More tiles on their way to one warp, through shared memory, cost more than they gain. Where
+          requests end early half of the blocks find theirs ended, and have come for nothing.
 --- contract ---
 grid    = ["batch * parts", "max_draft + 1"]
 block   = "32 * WARPS"
@@ -25,7 +26,7 @@ draw    = "propose"
 input   = "logits"
 ulps    = 24
 bytes   = "(2 * num_draft + batch) * vocab * itemsize"
-tune    = { WARPS = 4, RESIDENT = 5 }
+tune    = { WARPS = 4, RESIDENT = 6 }
 [values]
 tiles   = "ceil_div(vocab * itemsize, 2048)"
 full    = "sm_count * RESIDENT"
@@ -46,8 +47,8 @@ outcomes = "2 * batch * (max_draft + 1)"
 written  = "batch"
 */
 #define FROM_LOGITS
-#include "propose.cuh"
 #include "verdicts.cuh"
+#include "propose.cuh"
 
 constexpr int HELD = 5;     // tiles of a lane whose statistics are on their way together: 160 tiles are 160,000 ids of two bytes
 
@@ -79,27 +80,30 @@ __device__ __forceinline__ Scale join_tiles(const unsigned long long* words, con
     const bool greedy = !(heat > 0.0f);
     Stats own = {-CUDART_INF_F, 0.0f, NO_ID};
     for (int begin = lane; begin < tiles; begin += 32 * HELD) {
-        float top[HELD], sum[HELD];
-        bool all;
-        do {
-            all = true;
+        unsigned long long top[HELD], sum[HELD];  // all are asked for before the first is looked at: one way to the L2 and back, not one for each
+        for (;;) {
             #pragma unroll
             for (int h = 0; h < HELD; ++h) {
                 const int t = begin + 32 * h;
-                const unsigned long long top_word = t < tiles ? fetch(words + 2 * t) : 0, sum_word = t < tiles ? fetch(words + 2 * t + 1) : 0;
-                top[h] = t < tiles ? __uint_as_float((unsigned)top_word) : -CUDART_INF_F, sum[h] = __uint_as_float((unsigned)sum_word);
-                all = all && (t >= tiles || (unsigned)(top_word >> 32) == call && (unsigned)(sum_word >> 32) == call);
+                top[h] = (unsigned long long)call << 32 | 0xff800000u, sum[h] = (unsigned long long)call << 32;  // past the end: nothing
+                if (t < tiles) top[h] = fetch(words + 2 * t), sum[h] = fetch(words + 2 * t + 1);
             }
-            if (!all && !(left = overtaken(verdicts, i))) __nanosleep(20);
-        } while (!all && !left);
+            left = overtaken(verdicts, i);
+            unsigned others = 0;
+            #pragma unroll
+            for (int h = 0; h < HELD; ++h) others |= (unsigned)(top[h] >> 32) ^ call | (unsigned)(sum[h] >> 32) ^ call;
+            if (!others || left) break;
+            __nanosleep(20);
+        }
+        const auto number = [](unsigned long long word) { return __uint_as_float((unsigned)word); };
         Stats group = {-CUDART_INF_F, 0.0f, NO_ID};
         #pragma unroll
-        for (int h = 0; h < HELD; ++h) group.top = fmaxf(group.top, top[h]);
+        for (int h = 0; h < HELD; ++h) group.top = fmaxf(group.top, number(top[h]));
         #pragma unroll
         for (int h = 0; h < HELD; ++h) {
             const int t = begin + 32 * h;
-            group.sum += rebased(sum[h], top[h], group.top, factor);
-            if (tops && t < tiles) tops[t] = top[h], sums[t] = sum[h];
+            group.sum += rebased(number(sum[h]), number(top[h]), group.top, factor);
+            if (tops && t < tiles) tops[t] = number(top[h]), sums[t] = number(sum[h]);
         }
         if (greedy && !left)
             for (int t = begin; t < min(tiles, begin + 32 * HELD); t += 32)  // again: few requests are greedy
@@ -142,16 +146,19 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     {   // Every block: its share of the row pair.
         const Work work = work_of(blockIdx.x);
         const int b = work.b, i = work.i;
-        unsigned long long before = 0;  // blocks of this position that have started, in all calls
-        if (threadIdx.x == 0) before = atomicAdd(started + place_of(b, i), 1ull);
+        const bool late = blockIdx.y * gridDim.x + blockIdx.x >= full;  // else among the first on the GPU: nothing can have ended yet
+        unsigned long long before = 0, ends[2] = {};  // blocks of this position that have started, in all calls; verdicts of this call or the one before
+        if (threadIdx.x == 0) {  // all on the way together
+            before = atomicAdd(started + place_of(b, i), 1ull);
+            if (late) ends[0] = fetch(verdicts_of(b, 0) + i / 32), ends[1] = fetch(verdicts_of(b, 1) + i / 32);
+        }
         if (i > work.request.length) return;
         const auto enter = [&] {
             if (threadIdx.x == 0) shared.call = (unsigned)(before >> shift) + 1, shared.last = (before & parts - 1) == parts - 1;  // parts: a power of two
         };
-        const bool late = blockIdx.y * gridDim.x + blockIdx.x >= full;  // else among the first on the GPU: there is nothing to look for
         if (late) {
             enter();
-            if (threadIdx.x == 0) shared.skipped = overtaken(verdicts_of(b, shared.call), i);
+            if (threadIdx.x == 0) shared.skipped = end_before(shared.call % 2 ? ends[1] : ends[0], i) || i >= 32 && overtaken(verdicts_of(b, shared.call), i);
             __syncthreads();
             if (shared.skipped) return;
         }
@@ -162,9 +169,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         const int items = max(0, min(share, tiles - first)) << both;  // target, draft, target, ...
         const auto row_of = [&](int item) { return item & both ? draft : target; };
         Pieces now, next;
-        unsigned seen = 0;  // which of 32 positions end the request, as it was known a tile ago
+        unsigned long long seen = 0;  // the verdicts on 32 positions, as they were known a tile ago
         for (int item = warp - WARPS; item < items; item += WARPS) {  // one tile is on its way while another is weighed
-            if (seen & ((1u << i % 32) - 1)) break;
+            if (__any_sync(ALL, end_before(seen, i))) break;
             if (item + WARPS < items) load_tile(row_of(item + WARPS), first + (item + WARPS >> both), vocab, lane, next.piece);
             if (item < 0) {
                 if (!late) enter();
@@ -186,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
                 }
             } else {
                 const unsigned call = shared.call;
-                seen = (unsigned)(fetch(verdicts_of(b, call) + i / 32) >> 32);
+                seen = fetch(verdicts_of(b, call) + i / 32);
                 const int t = first + (item >> both), side = item & both;
                 const Stats own = tile_statistics(now, row_of(item), t, vocab, factor_of(work.heat), greedy, lane);
                 const int filled = t + 1 == tiles ? 2 * (even - t) : 2;  // the words of a row end with a sector of 32 bytes: none is read half written

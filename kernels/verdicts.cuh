@@ -19,13 +19,14 @@ __device__ __forceinline__ unsigned receive(const unsigned long long* word, unsi
 // Verdicts of a request, 32 positions to a word. A bit in the high half: the request ends here, or earlier. A bit in the low half: the
 // draft was accepted; beside one in the high half: what is drawn here has been published.
 
+// Of the positions in the word of position i: does one before it end the request?
+__device__ __forceinline__ bool end_before(unsigned long long word, int i) { return (unsigned)(word >> 32) & ((1u << i % 32) - 1); }
+
 // Does the request end before position i?
 __device__ __forceinline__ bool overtaken(const unsigned long long* verdicts, int i) {
-    for (int g = 0; g <= i / 32; ++g) {
-        const unsigned ends = (unsigned)(fetch(verdicts + g) >> 32);
-        if (g < i / 32 ? ends : ends & ((1u << i % 32) - 1)) return true;
-    }
-    return false;
+    for (int g = 0; g < i / 32; ++g)
+        if (fetch(verdicts + g) >> 32) return true;
+    return end_before(fetch(verdicts + i / 32), i);
 }
 
 // Where the positions of a word end the request, if all before it are known to be accepted: 0..31; 32: all are accepted; -1: not known.

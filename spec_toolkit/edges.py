@@ -176,6 +176,14 @@ def _far(problem):
     return problem
 
 
+def _enormous(problem):
+    """Logits in the tens of thousands, and others near the lower end of their type: what differs in a row is what rounding leaves of it."""
+    lowest = -3e4 if problem.dtype == torch.float16 else -1e30
+    for rows in filter(lambda rows: rows is not None, (problem.target, problem.draft)):
+        rows += torch.where(torch.arange(len(rows), device=rows.device) % 3 < 2, 3e4, lowest)[:, None].to(rows.dtype)
+    return problem
+
+
 def _lse(problem):
     """Draft log-normalisers that are a little off, and one that is not finite: the drafter's number is trusted."""
     if problem.draft_logits is None:
@@ -215,7 +223,8 @@ EDITS = {"target = draft": _same_rows, "disjoint supports": _disjoint, "rows sum
          "empty rows": _empty_rows, "one-hot rows": _one_hot_rows, "subnormal entries": _subnormal,
          "misaligned rows": _misaligned(lambda vocab: vocab),
          "misaligned rows, even stride": _misaligned(lambda vocab: -(-vocab // 16) * 16),
-         "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, "draft_lse off": _lse,
+         "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, "logits of any size": _enormous,
+         "draft_lse off": _lse,
          "draft row not as its draft_lse": _unsaid, **ends.EDITS}
-LOGITS_ONLY = ("greedy ties", "logits far from zero", "draft_lse off", "draft row not as its draft_lse")
+LOGITS_ONLY = ("greedy ties", "logits far from zero", "logits of any size", "draft_lse off", "draft row not as its draft_lse")
 EDIT_ACCEPTANCE = {"zero residual": 1.0, "misaligned rows": 0.5, "misaligned rows, even stride": 0.5, "draft rows further apart": 0.3}

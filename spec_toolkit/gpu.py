@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 ARCHITECTURES = (75, 80, 89, 90, 100)
-STATIC_SHARED = 48 << 10  # dynamic shared memory above this must be asked for
+STATIC_SHARED = 48 << 10  # shared memory of a block above this must be asked for, as dynamic
 _PTXAS = re.compile(r"Compiling entry function '(\w+)' for '[^']*'(.*?)(?=Compiling entry function|\Z)", re.DOTALL)
 
 
@@ -101,7 +101,7 @@ class GpuCall:
         """launches: [(RawKernel, grid, block, shared bytes, blocks per cluster, [ctypes values])]"""
         self._index, self._prepared, self._keep = device.index, [], []
         for kernel, grid, block, shared, cluster, values in launches:
-            if shared > STATIC_SHARED:
+            if shared + kernel.shared_size_bytes > STATIC_SHARED:
                 kernel.max_dynamic_shared_size_bytes = shared
             pointers = (ctypes.c_void_p * max(1, len(values)))(*[ctypes.addressof(value) for value in values])
             self._keep.append((kernel, values, pointers))

@@ -88,6 +88,8 @@ def _grid(kind: str) -> Iterator[Case]:
     if kind == "logits":
         heat = {"batch": 5, "draft_len": 3, "vocab": 129, "temperature": [0.0, 1.0, 0.5, 2.0, 0.0]}
         yield Case("few", "temperatures 0 to 2", None, heat)
+        for dtype in (torch.float16, torch.bfloat16):
+            yield Case("quick", f"temperatures 0 to 2, {str(dtype)[6:]}", None, heat | {"dtype": dtype})
         yield Case("quick", "temperatures 0 to 2, draft_lse", None, heat | {"draft_lse": True})
         yield Case("quick", "temperatures 0.01 to 50", None, heat | {"temperature": [0.01, 50.0, 0.1, 8.0, 0.02]})
     for vocab in VOCABS:

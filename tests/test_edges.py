@@ -7,7 +7,7 @@ from spec_toolkit import ends, philox, reference, suite
 from spec_toolkit.baselines import load_baseline
 from spec_toolkit.check import check
 from spec_toolkit.edges import EDITS, LOGITS_ONLY
-from spec_toolkit.problem import BAD_TOKEN, NONFINITE, ZERO_RESIDUAL
+from spec_toolkit.problem import BAD_TOKEN, NONFINITE, ROW_DTYPES, ZERO_RESIDUAL
 
 QUICK = {case.name: case for case in suite.listed("quick")}
 LOGITS = {case.name: case for case in suite.listed("quick", "logits")}
@@ -137,6 +137,15 @@ def test_greedy_ties_and_logits_far_from_zero():
         assert accepted < ties.draft_len[b] or int(found.out_tokens[b, accepted]) == row
     far = LOGITS["logits far from zero"].make()
     assert torch.exp(far.target_logits).isinf().any() and (torch.exp(far.target_logits) == 0).all(1).any()
+
+
+@pytest.mark.parametrize("dtype", ROW_DTYPES, ids=str)
+def test_logits_of_any_size_leave_what_their_type_leaves(dtype):
+    """Rows in the tens of thousands keep differences where the type has room for them; those at its lower end keep none but in float16."""
+    name = "logits of any size" + ("" if dtype is torch.float32 else f", {str(dtype)[6:]}")
+    rows = next(case for case in suite.listed("thorough", "logits") if case.name == name).make().target_logits
+    assert rows.isfinite().all() and float(rows.amax()) > 2.9e4 and float(rows.amin()) < -2.9e4
+    assert rows[0].unique().numel() > (1 if dtype is torch.float32 else 0) and (rows[2].unique().numel() == 1) == (dtype is not torch.float16)
 
 
 def test_every_edit_has_a_case_for_each_kind_it_is_for():

@@ -64,6 +64,8 @@ static inline unsigned short spec_float_to_bfloat(float v) {
     static inline bool operator!=(T a, T b) { return (float)a != (float)b; } \
     static inline T __hmax(T a, T b) { return (float)a != (float)a || b > a ? b : a; } \
     static inline T __hmin(T a, T b) { return (float)a != (float)a || b < a ? b : a; } \
+    static inline T2 __hmax2(T2 a, T2 b) { return {__hmax(a.x, b.x), __hmax(a.y, b.y)}; } \
+    static inline T2 __hmin2(T2 a, T2 b) { return {__hmin(a.x, b.x), __hmin(a.y, b.y)}; } \
     static inline bool __hisnan(T a) { return (float)a != (float)a; } \
     static inline float __low2float(T2 v) { return v.x; } \
     static inline float __high2float(T2 v) { return v.y; }
