@@ -188,7 +188,7 @@ def _lse(problem):
     """Draft log-normalisers that are a little off, and one that is not finite: the drafter's number is trusted."""
     if problem.draft_logits is None:
         return problem
-    lengths = torch.tensor(problem.draft_len, device=problem.device)
+    lengths = torch.tensor(problem.draft_len, dtype=torch.int64, device=problem.device)  # of no requests, too
     heat = problem.temperature.repeat_interleave(lengths)[:, None]
     lse = torch.logsumexp(problem.draft_logits.double() / torch.where(heat > 0, heat, 1.0).double(), -1)
     lse += torch.where(torch.arange(len(lse), device=lse.device) % 2 == 0, 0.2, -0.2)

@@ -308,3 +308,23 @@ def test_gpu_compile_error_names_the_line():
     text = next(kernels_dir().glob("v1_*.cu")).read_text() + "\n__device__ int broken() { return no_such_name; }\n"
     with pytest.raises(KernelCompileError, match=rf"source\.cu\({len(text.splitlines())}\): error"):
         load_sampler(source=text)(make_problem(2, 1, vocab=3, device="cuda"))
+
+
+@gpu
+def test_shared_memory_of_both_kinds_that_only_together_is_more_than_is_given_unasked():
+    """48 KB of dynamic shared memory beside static memory: refused by the driver if it has not been asked for."""
+    source = '''/*
+K - a test
+--- contract ---
+grid   = "batch"
+block  = 1
+shared = 49152
+draw   = "cdf"
+*/
+extern "C" __global__ void k(int* status) {
+    extern __shared__ int most[];
+    __shared__ int one;
+    most[12287] = 2, one = 1;
+    status[blockIdx.x] = most[12287] + one;
+}'''
+    assert load_sampler(source=source).bind(make_problem(2, 1, vocab=9, device="cuda"))().status.tolist() == [3, 3]
