@@ -9,67 +9,111 @@ enum { STREAM_PROPOSE = 5 };    // behind the streams of common.cuh: two numbers
 constexpr int PROPOSALS = 128;  // after so many the residual is weighed, id by id: the law stays exactly the same
 constexpr int NOT_KEPT = -1, NOT_FINITE = -2;
 
-// By one warp: a proposal; its id, or NOT_KEPT, or NOT_FINITE if the draft row is not finite there. sums: of the target's tiles;
-// words: its random numbers; stage: room for a tile of both rows; all in shared memory. `watched` is looked at on the way, which costs
-// nothing there. The tile is searched twice, for the lane and for the id, each lane having its ids in a run. Short loops: this code is
-// fetched once and run once.
-__device__ __forceinline__ int propose(const Row& row, const float* sums, int tiles, const uint4& words, ROW* stage, int vocab, int lane,
-                                       const unsigned long long* watched, unsigned long long& seen) {
-    constexpr int RUN = TILE / 32;  // ids of a lane
-    const Cut cut = cut_sums(sums, tiles, lane);
-    const double limit = uniform52(words.x, words.y) * __shfl_sync(ALL, cut.upto, 31);
-    const int owner = owner_of(cut, limit);
-    if (owner < 0) return NOT_KEPT;
-    const Place place = find_tile(sums, cut, owner, 0, limit);
-    Pieces held[2];
-    load_tile(row.target, place.tile, vocab, lane, held[0].piece);
-    if (row.draft) load_tile(row.draft, place.tile, vocab, lane, held[1].piece);
+// The lane in which the sum over this lane and those before it passes `rest`, and what is left of `rest` there; by one warp.
+__device__ __forceinline__ int find_lane(float own, float& rest, int lane) {
+    const float upto = scan_warp(own, lane);
+    const int chosen = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
+    rest -= __shfl_sync(ALL, upto - own, chosen);
+    return chosen;
+}
+
+__device__ __forceinline__ float sum_run(const float* sums, int begin, int end) {
+    float sum = 0.0f;
+    #pragma unroll 4
+    for (int t = begin; t < end; ++t) sum += sums[t];
+    return sum;
+}
+
+constexpr int RUN = TILE / 32;  // ids of a tile that lie together: as many for each lane
+
+// A lane's run of a tile. Past the end of the row OUTSIDE.
+__device__ __forceinline__ void load_run(const ROW* row, int first, int vocab, uint4 (&piece)[PIECES]) {
+    if (is_aligned(row) && first + RUN <= vocab) {
+        #pragma unroll
+        for (int i = 0; i < PIECES; ++i) piece[i] = reinterpret_cast<const uint4*>(row + first)[i];
+    } else {
+        #pragma unroll 1
+        for (int i = 0; i < PIECES; ++i) {
+            const uint4 one = load_elements(row, first + i * VEC, vocab);
+            #pragma unroll
+            for (int j = 0; j < PIECES; ++j) piece[j] = j == i ? one : piece[j];
+        }
+    }
+}
+
+// By one warp: a proposal; its id, or NOT_KEPT, or NOT_FINITE if the draft row is not finite there. sums: of the target's tiles, relative to
+// its maximum; numbers: two, random; stage: room for a run of both rows; all in shared memory. On the way, where
+// it costs nothing, the last thread looks up in `watched` where the request ends, and tells in `end`. Searched are runs of tiles, tiles, runs of ids and ids, each time one for each lane.
+__device__ __forceinline__ int propose(const Row& row, const float* sums, int tiles, const double2& numbers, ROW* stage, int vocab, int lane,
+                                       const unsigned long long* watched, int* end) {
+    const int run = (tiles + 31) / 32;
+    float own = sum_run(sums, lane * run, min(lane * run + run, tiles));
+    const double upto = scan_warp((double)own, lane), limit = numbers.x * __shfl_sync(ALL, upto, 31);
+    const unsigned mass = __ballot_sync(ALL, own > 0.0f), passed = __ballot_sync(ALL, own > 0.0f && upto > limit);
+    if (!mass) return NOT_KEPT;
+    const int owner = first_or_last(passed, mass);
+    float rest = __shfl_sync(ALL, (float)(limit - (upto - own)), owner);
+    int tile = owner * run;
+    for (int count = min(run, tiles - tile); count > 1;) {  // once, but for rows of more than 1,024 tiles
+        const int step = (count + 31) / 32, chosen = find_lane(sum_run(sums + tile, lane * step, min(lane * step + step, count)), rest, lane);
+        tile += chosen * step, count = min(step, count - chosen * step);
+    }
+    uint4 target[PIECES], draft[PIECES];
+    load_run(row.target, tile * TILE + lane * RUN, vocab, target);
+    if (row.draft) load_run(row.draft, tile * TILE + lane * RUN, vocab, draft);
+    if (threadIdx.x == blockDim.x - 1) *end = end_of(fetch(watched));
+    Scale scale = row.target_scale;
+    scale.inverse = 1.0f;  // as the sums
+    own = 0.0f;
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
-        *reinterpret_cast<uint4*>(stage + i * STEP + lane * VEC) = held[0].piece[i];
-        if (row.draft) *reinterpret_cast<uint4*>(stage + TILE + i * STEP + lane * VEC) = held[1].piece[i];
+        float part = 0.0f;
+        #pragma unroll
+        for (int k = 0; k < VEC; ++k) part += probability(logit_of(target[i], k, ROW()), scale);
+        own += part;
+    }
+    const int lane_of = find_lane(own, rest, lane);
+    if (lane == lane_of) {
+        #pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            reinterpret_cast<uint4*>(stage)[i] = target[i];
+            if (row.draft) reinterpret_cast<uint4*>(stage)[PIECES + i] = draft[i];
+        }
     }
     __syncwarp();
-    seen = fetch(watched);
-    float own = 0.0f;
-    #pragma unroll 1
-    for (int i = 0; i < PIECES; ++i) {
-        ROW x[VEC];
-        memcpy(x, stage + lane * RUN + i * VEC, 16);
-        #pragma unroll
-        for (int k = 0; k < VEC; ++k) own += probability(to_float(x[k]), row.target_scale);
-    }
-    float upto = scan_warp(own, lane), rest = place.rest;
-    const int lane_of = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
-    rest -= __shfl_sync(ALL, upto - own, lane_of);
-    const int spot = lane_of * RUN + lane % RUN, id = place.tile * TILE + spot;  // of that lane's ids, one for each
-    own = lane < RUN ? probability(to_float(stage[spot]), row.target_scale) : 0.0f;
-    upto = scan_warp(own, lane);
-    const int chosen = first_or_last(__ballot_sync(ALL, own > 0.0f && upto > rest), __ballot_sync(ALL, own > 0.0f));
-    const float taken = row.draft ? probability(to_float(stage[TILE + spot]), row.draft_scale) : id == row.drafted ? 1.0f : 0.0f;
-    const int verdict = !isfinite(taken) ? NOT_FINITE : uniform52(words.z, words.w) * own < residual(own, taken) ? id : NOT_KEPT;
+    const int spot = lane % RUN, id = tile * TILE + lane_of * RUN + spot;
+    own = lane < RUN ? probability(to_float(stage[spot]), scale) : 0.0f;
+    const int chosen = find_lane(own, rest, lane);
+    const float taken = row.draft ? probability(to_float(stage[RUN + spot]), row.draft_scale) : id == row.drafted ? 1.0f : 0.0f;
+    own *= row.target_scale.inverse;
+    const int verdict = !isfinite(taken) ? NOT_FINITE : numbers.y * own < residual(own, taken) ? id : NOT_KEPT;
     return __shfl_sync(ALL, verdict, chosen);
 }
 
+// Two random numbers for a proposal.
+__device__ __forceinline__ double2 proposal_numbers(const Request& request, int k) {
+    const uint4 words = random_words(request.seed, request.position, STREAM_PROPOSE, k);
+    return make_double2(uniform52(words.x, words.y), uniform52(words.z, words.w));
+}
+
 // By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. NONFINITE in `status`: of what
-// those before it met, however many were made beside them. ready: the random numbers of the first 32; stage: room for two tiles a
-// warp; kept: a word a warp; all in shared memory.
-__device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, const uint4* ready, ROW* stage,
-                                          int* kept, int vocab, const unsigned long long* watched, unsigned long long& seen, int& status) {
+// those before it met, however many were made beside them. ready: the numbers of the first 32; stage: room for two runs a warp; kept: two
+// words a warp, of which rounds take turns; all in shared memory.
+__device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, const double2* ready, ROW* stage,
+                                          int* kept, int vocab, const unsigned long long* watched, int* end, int& status) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    int token = -1;
-    for (int k = warp; k - warp < PROPOSALS && token < 0; k += warps) {
-        const uint4 words = k < 32 ? ready[k] : random_words(request.seed, request.position, STREAM_PROPOSE, k);
-        const int own = k < PROPOSALS ? propose(row, sums, tiles, words, stage + 2 * TILE * warp, vocab, lane, watched, seen) : NOT_KEPT;
-        if (lane == 0) kept[warp] = own;
+    for (int round = 0; round * warps < PROPOSALS; ++round) {
+        const int k = round * warps + warp;
+        int own = propose(row, sums, tiles, k < 32 ? ready[k] : proposal_numbers(request, k), stage + 2 * RUN * warp, vocab, lane, watched, end);
+        int* const made = kept + round % 2 * warps;
+        if (lane == 0) made[warp] = k < PROPOSALS ? own : NOT_KEPT;
         __syncthreads();
-        for (int w = 0; w < warps && token < 0; ++w) {
-            if (kept[w] == NOT_FINITE) status |= NONFINITE;
-            if (kept[w] >= 0) token = kept[w];
-        }
-        __syncthreads();
+        own = lane < warps ? made[lane] : NOT_KEPT;
+        const unsigned good = __ballot_sync(ALL, own >= 0), bad = __ballot_sync(ALL, own == NOT_FINITE);
+        if (bad & ~good & (good & 0u - good) - 1) status |= NONFINITE;  // one before the first that is good
+        if (good) return __shfl_sync(ALL, own, __ffs(good) - 1);
     }
-    return token;
+    return -1;
 }
 
 // By the whole block, if no proposal was kept: the residual weighed, a tile of a warp at a time. Completes `status`.

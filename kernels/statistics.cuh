@@ -3,21 +3,25 @@
 #pragma once
 #include "tile.cuh"
 
-// A tile as one warp holds it: PIECES pieces of each lane, ids 512 bytes apart; past the end of the row OUTSIDE. What is read once
-// takes no room in the L1: that room is needed by what is on its way.
-__device__ __forceinline__ void load_tile(const ROW* row, int tile, int vocab, int lane, uint4 (&piece)[PIECES]) {
-    const int first = tile * TILE + lane * VEC;
-    if (is_aligned(row) && first + (PIECES - 1) * STEP + VEC <= vocab) {
+// A lane's pieces of a tile, PIECES of them, 512 bytes apart, from `at` on; `rest` ids are left of the row, past its end is OUTSIDE. What is
+// read once is marked as the first to leave a cache.
+__device__ __forceinline__ void load_pieces(const ROW* at, int rest, uint4 (&piece)[PIECES]) {
+    if (is_aligned(at) && rest >= (PIECES - 1) * STEP + VEC) {
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) piece[i] = __ldcs(reinterpret_cast<const uint4*>(row + first + i * STEP));
+        for (int i = 0; i < PIECES; ++i) piece[i] = __ldcs(reinterpret_cast<const uint4*>(at + i * STEP));
     } else {
         #pragma unroll 1
         for (int i = 0; i < PIECES; ++i) {
-            const uint4 one = load_elements(row, first + i * STEP, vocab);
+            const uint4 one = load_elements(at, i * STEP, rest);
             #pragma unroll
             for (int j = 0; j < PIECES; ++j) piece[j] = j == i ? one : piece[j];  // an index that is not a constant would cost local memory
         }
     }
+}
+
+__device__ __forceinline__ void load_tile(const ROW* row, int tile, int vocab, int lane, uint4 (&piece)[PIECES]) {
+    const int first = tile * TILE + lane * VEC;
+    load_pieces(row + first, vocab - first, piece);
 }
 
 // By one instruction where there is one: integers have the order of the floats whose bits they are, the negative ones backwards.
@@ -37,22 +41,6 @@ __device__ __forceinline__ int min_warp(int x) {
 }
 
 struct Pieces { uint4 piece[PIECES]; };
-
-// The first id of a tile that has its maximum. Read again: only greedy requests need it.
-__device__ __forceinline__ int first_of(const ROW* row, int tile, int vocab, float top, int lane) {
-    int first = NO_ID;
-    #pragma unroll 1
-    for (int i = PIECES - 1; i >= 0; --i) {
-        ROW x[VEC];
-        const int begin = tile * TILE + i * STEP + lane * VEC;
-        const uint4 piece = load_piece(row, begin, vocab);
-        memcpy(x, &piece, 16);
-        #pragma unroll
-        for (int k = VEC - 1; k >= 0; --k)
-            if (to_float(x[k]) == top) first = begin + k;
-    }
-    return min_warp(first);
-}
 
 template <typename To, typename From>
 __device__ __forceinline__ To same_bits(const From& x) {
@@ -81,8 +69,29 @@ __device__ __forceinline__ float logit_of(const uint4& piece, int k, __nv_bfloat
     return __uint_as_float(k % 2 ? word & 0xffff0000u : word << 16);
 }
 
+// An index that is not a constant would cost local memory.
+__device__ __forceinline__ uint4 piece_of(const Pieces& held, int i) {
+    uint4 piece = held.piece[0];
+    #pragma unroll
+    for (int j = 1; j < PIECES; ++j) piece = i == j ? held.piece[j] : piece;
+    return piece;
+}
+
+// The first id of a tile that has its maximum: only greedy requests need it.
+__device__ __forceinline__ int first_of(const Pieces& held, int tile, float top, int lane) {
+    int first = NO_ID;
+    #pragma unroll 1
+    for (int i = PIECES - 1; i >= 0; --i) {
+        const uint4 piece = piece_of(held, i);
+        #pragma unroll
+        for (int k = VEC - 1; k >= 0; --k)
+            if (logit_of(piece, k, ROW()) == top) first = tile * TILE + i * STEP + lane * VEC + k;
+    }
+    return min_warp(first);
+}
+
 // The same in all lanes. The powers are taken relative to the tile's own maximum: no logit is too large.
-__device__ __forceinline__ Stats tile_statistics(const Pieces& held, const ROW* row, int tile, int vocab, float factor, bool greedy, int lane) {
+__device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, float factor, bool greedy, int lane) {
     unsigned most = held.piece[0].x;
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
@@ -91,29 +100,28 @@ __device__ __forceinline__ Stats tile_statistics(const Pieces& held, const ROW* 
     }
     const uint4 both = make_uint4(most, most, most, most);
     const float top = max_warp(fmaxf(-CUDART_INF_F, fmaxf(logit_of(both, 0, ROW()), logit_of(both, VEC - 1, ROW()))));
+    const int first = greedy ? first_of(held, tile, top, lane) : NO_ID;
     const float base = top == -CUDART_INF_F ? 0.0f : top;
     const float shift = base * factor;
     float sum = 0.0f;
     if (fabsf(shift) < 0x1p15f) {  // (x - base) * factor by one instruction; what rounding adds to `shift` is the same for all
         #pragma unroll
         for (int i = 0; i < PIECES; ++i) {
-            float part = 0.0f;
+            float part = power(fmaf(logit_of(held.piece[i], 0, ROW()), factor, -shift));
             #pragma unroll
-            for (int k = 0; k < VEC; ++k) part += power(fmaf(logit_of(held.piece[i], k, ROW()), factor, -shift));
-            sum += part;
+            for (int k = 1; k < VEC; ++k) part += power(fmaf(logit_of(held.piece[i], k, ROW()), factor, -shift));
+            sum = i ? sum + part : part;
         }
         sum *= power(-fmaf(base, factor, -shift));
     } else {
         #pragma unroll 1
         for (int i = 0; i < PIECES; ++i) {
-            uint4 piece = held.piece[0];
-            #pragma unroll
-            for (int j = 1; j < PIECES; ++j) piece = i == j ? held.piece[j] : piece;  // an index that is not a constant would cost local memory
+            const uint4 piece = piece_of(held, i);
             #pragma unroll
             for (int k = 0; k < VEC; ++k) sum += power((logit_of(piece, k, ROW()) - base) * factor);
         }
     }
-    return {top, sum_warp(sum), greedy ? first_of(row, tile, vocab, top, lane) : NO_ID};
+    return {top, sum_warp(sum), first};
 }
 
 // The first maximum of the target row, with the status that its weights would have met: mass on one id, less mass on one id.

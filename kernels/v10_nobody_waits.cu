@@ -21,7 +21,7 @@ Slow      From the last tile to the token go three ways to the L2 and back, by c
 --- contract ---
 grid    = ["batch * parts", "max_draft + 1"]
 block   = "32 * WARPS"
-shared  = "8 * tiles + 4096 * WARPS"
+shared  = "16 * tiles + 128 * WARPS"
 draw    = "propose"
 input   = "logits"
 ulps    = 24
@@ -54,12 +54,13 @@ constexpr int HELD = 5;     // tiles of a lane whose statistics are on their way
 
 struct Shared {
     unsigned call;          // the number of this one, from 1
-    int last, skipped, left[2], start, drafted, token, writes, kept[WARPS];
-    float target, draft, u; // the drafted token's logits, and the number it is tested with
+    int last, skipped, left[2], start, token, end, writes, kept[2 * WARPS];
+    int drafted[2];         // the drafted token, as the warp of each row knows it
+    float chance[2], u;     // its probabilities, and the number it is tested with
     Scale scale[2];         // of the target row and the draft row
-    uint4 words[32];        // random numbers of the first proposals
+    double2 numbers[32];    // random numbers of the first proposals
 };
-static_assert(WARPS >= 4, "the last block of a position has four things to do at once");
+static_assert(WARPS >= 4 && WARPS % 2 == 0, "the last block of a position has four things to do at once");
 
 // What a block has to do: part `rank` of the row pair of position i of request b.
 struct Work { int rank, b, i; bool reads_draft; float heat; Request request; Rows rows; };
@@ -72,47 +73,61 @@ __device__ __forceinline__ int another(int x) {
     return x;
 }
 
-// By one warp: the statistics of a row's tiles joined, in an order that is always the same. words: a pair for each tile; tops, sums:
-// those of the tiles, kept. Where position i is overtaken, blocks may have left before they wrote theirs: then `left` is set.
+// By one warp: the statistics of a row's tiles joined, in an order that is always the same. words: a pair for each tile; tops, sums: in
+// shared memory, a number for each tile; `sums` are left relative to the row's maximum. Where position i is overtaken, blocks may have
+// left before they wrote theirs: then `left` is set.
 __device__ __forceinline__ Scale join_tiles(const unsigned long long* words, const unsigned long long* firsts, int tiles, unsigned call, float heat, int lane,
                                             float* tops, float* sums, const unsigned long long* verdicts, int i, bool& left) {
     const float factor = factor_of(heat);
     const bool greedy = !(heat > 0.0f);
-    Stats own = {-CUDART_INF_F, 0.0f, NO_ID};
+    const auto number = [](unsigned long long word) { return __uint_as_float((unsigned)word); };
+    float own = -CUDART_INF_F, sum = 0.0f;
     for (int begin = lane; begin < tiles; begin += 32 * HELD) {
-        unsigned long long top[HELD], sum[HELD];  // all are asked for before the first is looked at: one way to the L2 and back, not one for each
+        unsigned long long top[HELD], part[HELD];  // all are asked for before the first is looked at: one way to the L2 and back, not one for each
         for (;;) {
             #pragma unroll
             for (int h = 0; h < HELD; ++h) {
                 const int t = begin + 32 * h;
-                top[h] = (unsigned long long)call << 32 | 0xff800000u, sum[h] = (unsigned long long)call << 32;  // past the end: nothing
-                if (t < tiles) top[h] = fetch(words + 2 * t), sum[h] = fetch(words + 2 * t + 1);
+                top[h] = (unsigned long long)call << 32 | 0xff800000u, part[h] = (unsigned long long)call << 32;  // past the end: nothing
+                if (t < tiles) top[h] = fetch(words + 2 * t), part[h] = fetch(words + 2 * t + 1);
             }
             left = overtaken(verdicts, i);
             unsigned others = 0;
             #pragma unroll
-            for (int h = 0; h < HELD; ++h) others |= (unsigned)(top[h] >> 32) ^ call | (unsigned)(sum[h] >> 32) ^ call;
+            for (int h = 0; h < HELD; ++h) others |= (unsigned)(top[h] >> 32) ^ call | (unsigned)(part[h] >> 32) ^ call;
             if (!others || left) break;
             __nanosleep(20);
         }
-        const auto number = [](unsigned long long word) { return __uint_as_float((unsigned)word); };
-        Stats group = {-CUDART_INF_F, 0.0f, NO_ID};
         #pragma unroll
-        for (int h = 0; h < HELD; ++h) group.top = fmaxf(group.top, number(top[h]));
+        for (int h = 0; h < HELD; ++h) {
+            own = fmaxf(own, number(top[h]));
+            if (begin + 32 * h < tiles) tops[begin + 32 * h] = number(top[h]), sums[begin + 32 * h] = number(part[h]);
+        }
+    }
+    left = __any_sync(ALL, left);
+    const float most = max_warp(own);
+    for (int begin = lane; begin < tiles; begin += 32 * HELD) {
+        float top[HELD], part[HELD];
         #pragma unroll
         for (int h = 0; h < HELD; ++h) {
             const int t = begin + 32 * h;
-            group.sum += rebased(number(sum[h]), number(top[h]), group.top, factor);
-            if (tops && t < tiles) tops[t] = number(top[h]), sums[t] = number(sum[h]);
+            top[h] = t < tiles ? tops[t] : -CUDART_INF_F, part[h] = t < tiles ? sums[t] : 0.0f;
         }
-        if (greedy && !left)
-            for (int t = begin; t < min(tiles, begin + 32 * HELD); t += 32)  // again: few requests are greedy
-                if (__uint_as_float((unsigned)fetch(words + 2 * t)) == group.top) group.first = min(group.first, (int)receive(firsts + t, call));
-        own = joined(own, group, factor);
+        #pragma unroll
+        for (int h = 0; h < HELD; ++h) {
+            const int t = begin + 32 * h;
+            part[h] = rebased(part[h], top[h], most, factor);
+            if (t < tiles) sums[t] = part[h];
+            sum += part[h];
+        }
     }
-    left = __any_sync(ALL, left);
-    const float top = max_warp(own.top), sum = sum_warp(rebased(own.sum, own.top, top, factor));
-    return scale_of({top, sum, greedy ? min_warp(own.top == top ? own.first : NO_ID) : NO_ID}, heat);
+    int first = NO_ID;
+    if (greedy && !left) {
+        for (int t = lane; t < tiles; t += 32)
+            if (tops[t] == most) first = min(first, (int)receive(firsts + t, call));
+        first = min_warp(first);
+    }
+    return scale_of({most, sum_warp(sum), first}, heat);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_waits(
@@ -124,10 +139,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         long long target_stride, long long draft_stride,
         unsigned long long* tile_words, unsigned long long* started, unsigned long long* verdicts, unsigned long long* outcomes, unsigned* written,
         int* out_tokens, int* num_accepted, int* status) {
-    extern __shared__ uint4 stage[];  // two tiles of each warp
+    extern __shared__ uint4 stage[];  // two runs of each warp
     __shared__ Shared shared;
-    float* const tops = reinterpret_cast<float*>(stage + 256 * WARPS);
-    float* const sums = tops + tiles;
+    float* const sums = reinterpret_cast<float*>(stage + 8 * WARPS);  // of the target's tiles and the draft's; behind them their maxima
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, last_thread = 32 * WARPS - 1;
     const auto work_of = [&](int block) {
         Work work = {block & (parts - 1), block >> shift, (int)blockIdx.y};
@@ -156,50 +170,46 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         const auto enter = [&] {
             if (threadIdx.x == 0) shared.call = (unsigned)(before >> shift) + 1, shared.last = (before & parts - 1) == parts - 1;  // parts: a power of two
         };
+        // Warps take turns, target, draft, target, ...: each has tiles of one row, `stride` apart.
+        const int both = i < work.request.length && work.reads_draft, side = warp & both, stride = WARPS >> both;
+        const int first = work.rank * share, end = min(first + share, tiles);
+        int t = first + (warp >> both);
+        const ROW* at = (side ? work.rows.draft + i * draft_stride : work.rows.target + i * target_stride) + t * TILE + lane * VEC;
         if (late) {
             enter();
             if (threadIdx.x == 0) shared.skipped = end_before(shared.call % 2 ? ends[1] : ends[0], i) || i >= 32 && overtaken(verdicts_of(b, shared.call), i);
             __syncthreads();
             if (shared.skipped) return;
         }
+        Pieces now;
+        if (t < end) load_pieces(at, vocab - t * TILE - lane * VEC, now.piece);
+        const int token = warp < 2 && lane == 0 && i < work.request.length ? work.rows.tokens[i] : -1;
+        if (!late) {
+            enter();
+            __syncthreads();
+        }
+        if (shared.last) {  // what can be known of the test and the draw before the rows are weighed
+            const Work work = work_of(another(blockIdx.x));
+            const auto& [rank, b, i, reads_draft, heat, request, rows] = work;
+            if (warp == 2) shared.numbers[lane] = proposal_numbers(request, lane);
+            if (threadIdx.x == last_thread) shared.u = accept_uniform(request.seed, request.position, i), shared.start = request.start, shared.end = -1;
+            if (warp < 2 && lane == 0) shared.drafted[warp] = token;
+        }
         const bool greedy = !(work.heat > 0.0f);
-        const ROW* const target = work.rows.target + i * target_stride;
-        const ROW* const draft = work.rows.draft ? work.rows.draft + i * draft_stride : nullptr;
-        const int first = work.rank * share, both = i < work.request.length && work.reads_draft;
-        const int items = max(0, min(share, tiles - first)) << both;  // target, draft, target, ...
-        const auto row_of = [&](int item) { return item & both ? draft : target; };
-        Pieces now, next;
+        const float factor = factor_of(work.heat);
+        const unsigned call = shared.call;
+        const unsigned long long* const watched = verdicts_of(b, call) + i / 32;
+        unsigned long long* word = words_of(b, i) + 2 * (side * even + t) + lane;
         unsigned long long seen = 0;  // the verdicts on 32 positions, as they were known a tile ago
-        for (int item = warp - WARPS; item < items; item += WARPS) {  // one tile is on its way while another is weighed
-            if (__any_sync(ALL, end_before(seen, i))) break;
-            if (item + WARPS < items) load_tile(row_of(item + WARPS), first + (item + WARPS >> both), vocab, lane, next.piece);
-            if (item < 0) {
-                if (!late) enter();
-                __syncthreads();
-                if (shared.last && warp >= 2) {  // what can be known of the test and the draw before the rows are weighed
-                    const Work work = work_of(another(blockIdx.x));
-                    const auto& [rank, b, i, reads_draft, heat, request, rows] = work;
-                    if (warp == 2) shared.words[lane] = random_words(request.seed, request.position, STREAM_PROPOSE, lane);
-                    if (threadIdx.x == last_thread) {
-                        const bool tested = i < request.length;
-                        const int token = tested ? rows.tokens[i] : -1;
-                        const bool real = token >= 0 && token < vocab;
-                        shared.start = request.start, shared.drafted = token;
-                        shared.target = real ? to_float(rows.target[i * target_stride + token]) : 0.0f;
-                        shared.draft = real && rows.draft ? to_float(rows.draft[i * draft_stride + token]) : 0.0f;
-                        shared.u = accept_uniform(request.seed, request.position, i);
-                        if (tested && rows.draft && !reads_draft) shared.scale[1] = scale_of_lse(draft_lse[request.start + i], heat);
-                    }
-                }
-            } else {
-                const unsigned call = shared.call;
-                seen = fetch(verdicts_of(b, call) + i / 32);
-                const int t = first + (item >> both), side = item & both;
-                const Stats own = tile_statistics(now, row_of(item), t, vocab, factor_of(work.heat), greedy, lane);
-                const int filled = t + 1 == tiles ? 2 * (even - t) : 2;  // the words of a row end with a sector of 32 bytes: none is read half written
-                if (lane < filled) publish(words_of(b, i) + 2 * (side * even + t) + lane, call, __float_as_uint(lane & 1 ? own.sum : own.top));
-                if (lane == 0 && greedy) publish(words_of(b, i) + (4 + side) * even + t, call, own.first);
-            }
+        for (bool more = t < end; more && !__any_sync(ALL, end_before(seen, i)); t += stride, word += 2 * stride) {
+            Pieces next;  // on its way while `now` is weighed
+            seen = fetch(watched);
+            at += stride * TILE, more = t + stride < end;
+            if (more) load_pieces(at, vocab - (t + stride) * TILE - lane * VEC, next.piece);
+            const Stats own = tile_statistics(now, t, factor, greedy, lane);
+            const int filled = t + 1 == tiles ? 2 * (even - t) : 2;  // the words of a row end with a sector of 32 bytes: none is read half written
+            if (lane < filled) publish(word, call, __float_as_uint(lane & 1 ? own.sum : own.top));
+            if (lane == 0 && greedy) publish(words_of(b, i) + (4 + side) * even + t, call, own.first);
             now = next;
         }
     }
@@ -212,23 +222,32 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     unsigned long long* const known = verdicts_of(b, call);
     if (i == 0 && threadIdx.x < groups) verdicts_of(b, call + 1)[threadIdx.x] = 0;  // those of the call before make room for the one after
     const bool greedy = !(heat > 0.0f), tested = i < request.length, both = tested && reads_draft;
-    if (warp < 1 + both) {
+    const ROW* const draft_row = tested && rows.draft ? rows.draft + i * draft_stride : nullptr;
+    if (warp < 2) {
+        const int token = __shfl_sync(ALL, lane ? 0 : shared.drafted[warp], 0);
+        const bool real = token >= 0 && token < vocab;
+        const ROW* const own_row = warp ? draft_row : rows.target + i * target_stride;
+        const ROW stored = real && own_row ? own_row[token] : ROW(0.0f);  // on its way while the tiles are waited for
         bool left = false;
-        const Scale scale = join_tiles(words_of(b, i) + 2 * warp * even, words_of(b, i) + (4 + warp) * even, tiles, call, heat, lane, warp ? nullptr : tops, sums,
-                                       known, i, left);
-        if (lane == 0) shared.scale[warp] = scale, shared.left[warp] = left;
+        Scale scale;
+        if (warp < 1 + both)
+            scale = join_tiles(words_of(b, i) + 2 * warp * even, words_of(b, i) + (4 + warp) * even, tiles, call, heat, lane, sums + (2 + warp) * tiles,
+                               sums + warp * tiles, known, i, left);
+        else if (draft_row) scale = scale_of_lse(draft_lse[request.start + i], heat);
+        if (lane == 0) {
+            shared.scale[warp] = scale, shared.left[warp] = left;
+            shared.chance[warp] = !real ? 0.0f : own_row ? chance_of(to_float(stored), token, scale) : 1.0f;
+        }
     } else if (threadIdx.x == last_thread) {
         shared.skipped = overtaken(known, i);
     }
     __syncthreads();
-    if (shared.skipped || shared.left[0] || both && shared.left[1]) return;
-    const int token = shared.drafted;
+    if (shared.skipped || shared.left[0] || shared.left[1]) return;
+    const int token = shared.drafted[0];
     const bool real = token >= 0 && token < vocab;
-    const Row row = {rows.target + i * target_stride, tested && rows.draft ? rows.draft + i * draft_stride : nullptr, token, shared.scale[0], shared.scale[1]};
-    const float p = real ? chance_of(shared.target, token, row.target_scale) : 0.0f;
-    const float q = real && row.draft ? chance_of(shared.draft, token, row.draft_scale) : 1.0f;
+    const Row row = {rows.target + i * target_stride, draft_row, token, shared.scale[0], shared.scale[1]};
     int at = i, drawn = -1, bits = 0;
-    if (real && accepts(shared.u, p, q)) {
+    if (real && accepts(shared.u, shared.chance[0], shared.chance[1])) {
         if (threadIdx.x == last_thread) shared.writes = tell_accepted(known, i, groups, written + b, call);
         __syncthreads();
         at = shared.writes;
@@ -236,34 +255,28 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         const unsigned long long* const outcome = outcomes + 2 * place_of(b, at);
         drawn = (int)receive(outcome, call), bits = (int)receive(outcome + 1, call);
     } else {  // the request ends here, or earlier
-        if (threadIdx.x == last_thread) atomicOr(known + i / 32, 1ull << (i % 32 + 32)), shared.writes = 0;
+        if (threadIdx.x == last_thread) atomicOr(known + i / 32, 1ull << (i % 32 + 32));
+        if (!greedy && isfinite(row.target_scale.inverse))
+            drawn = first_kept(request, row, sums, tiles, shared.numbers, reinterpret_cast<ROW*>(stage), shared.kept, vocab, known + i / 32, &shared.end, bits);
         if (tested && !real) bits |= BAD_TOKEN;
-        if (real && !(isfinite(p) && isfinite(q))) bits |= NONFINITE;
-        if (!greedy && isfinite(row.target_scale.inverse)) {
-            const float top = row.target_scale.top, factor = row.target_scale.factor, inverse = row.target_scale.inverse;
-            for (int t = threadIdx.x; t < tiles; t += 32 * WARPS) sums[t] = rebased(sums[t], tops[t], top, factor) * inverse;
-            __syncthreads();
-            unsigned long long seen = 0;
-            drawn = first_kept(request, row, sums, tiles, shared.words, reinterpret_cast<ROW*>(stage), shared.kept, vocab, known + i / 32, seen, bits);
-            if (threadIdx.x == last_thread) shared.writes = groups == 1 && end_of(seen) == i;  // decided while the token was drawn
-        }
+        if (real && !(isfinite(shared.chance[0]) && isfinite(shared.chance[1]))) bits |= NONFINITE;
         if (greedy) drawn = greedy_token(row, tested, bits);
         else if (drawn < 0) drawn = weigh_all(request, row, sums, tiles, &shared.token, i, vocab, bits);
-        if (threadIdx.x == last_thread) {
-            const int b = another(blockIdx.x) >> shift;  // from here on found again, too
-            const unsigned call = shared.call;
-            unsigned long long* const known = verdicts_of(b, call);
-            bool unused;
-            bool writes = shared.writes || groups > 1 && end_of(known, groups, unused) == i;
-            if (!writes) {  // not decided yet, as it seems: the block that decides it writes, or this one, if that has happened meanwhile
-                publish(outcomes + 2 * place_of(b, i), call, drawn);
-                publish(outcomes + 2 * place_of(b, i) + 1, call, bits);
-                writes = tell_drawn(known, i, groups, written + b, call);
+        if (groups > 1 || shared.end != i) {  // not decided while the token was drawn, as it seems: the block that decides it writes, or this one, if that has happened meanwhile
+            if (threadIdx.x == last_thread) {
+                const int b = another(blockIdx.x) >> shift;  // from here on found again, too
+                const unsigned call = shared.call;
+                unsigned long long* const known = verdicts_of(b, call);
+                bool unused;
+                if (!(shared.writes = groups > 1 && end_of(known, groups, unused) == i)) {
+                    publish(outcomes + 2 * place_of(b, i), call, drawn);
+                    publish(outcomes + 2 * place_of(b, i) + 1, call, bits);
+                    shared.writes = tell_drawn(known, i, groups, written + b, call);
+                }
             }
-            shared.writes = writes;
+            __syncthreads();
+            if (!shared.writes) return;
         }
-        __syncthreads();
-        if (!shared.writes) return;
     }
     const int writing = another(blockIdx.x) >> shift;
     write_tokens(out_tokens + (long long)writing * (max_draft + 1), draft_tokens + shared.start, at, drawn, max_draft, threadIdx.x, 32 * WARPS);

@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3) v8_row_statistics(
     for (int tile = warp; tile < tiles; tile += BLOCK / 32) {
         Pieces now;
         load_tile(row, tile, vocab, lane, now.piece);
-        own = joined(own, tile_statistics(now, row, tile, vocab, factor, !(heat > 0.0f), lane), factor);
+        own = joined(own, tile_statistics(now, tile, factor, !(heat > 0.0f), lane), factor);
     }
     if (lane == 0) part[warp] = own;
     __syncthreads();

@@ -170,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v9_lazy_logit
                     for (int k = 0; k < PIECES; ++k) held[(slot * PIECES + k) * 32 + lane] = now.piece[k];
                 }
                 const float late = not_sooner(heat);
-                const Stats own = tile_statistics(now, row_of(item), first + warp + (item >> both) * WARPS, vocab, factor_of(late), !(late > 0.0f), lane);
+                const Stats own = tile_statistics(now, first + warp + (item >> both) * WARPS, factor_of(late), !(late > 0.0f), lane);
                 if (lane == 0) tile_stats[slot] = own;
             }
             now = next;
