@@ -26,7 +26,7 @@ __device__ __forceinline__ float sum_run(const float* sums, int begin, int end) 
 
 constexpr int RUN = TILE / 32;  // ids of a tile that lie together: as many for each lane
 
-// A lane's run of a tile. Past the end of the row OUTSIDE.
+// A lane's run of a tile, from id `first` on; past the end of the row OUTSIDE.
 __device__ __forceinline__ void load_run(const ROW* row, int first, int vocab, uint4 (&piece)[PIECES]) {
     if (is_aligned(row) && first + RUN <= vocab) {
         #pragma unroll
@@ -36,14 +36,15 @@ __device__ __forceinline__ void load_run(const ROW* row, int first, int vocab, u
         for (int i = 0; i < PIECES; ++i) {
             const uint4 one = load_elements(row, first + i * VEC, vocab);
             #pragma unroll
-            for (int j = 0; j < PIECES; ++j) piece[j] = j == i ? one : piece[j];
+            for (int j = 0; j < PIECES; ++j) piece[j] = j == i ? one : piece[j];  // an index that is not a constant would cost local memory
         }
     }
 }
 
 // By one warp: a proposal; its id, or NOT_KEPT, or NOT_FINITE if the draft row is not finite there. sums: of the target's tiles, relative to
-// its maximum; numbers: two, random; stage: room for a run of both rows; all in shared memory. On the way, where
-// it costs nothing, the last thread looks up in `watched` where the request ends, and tells in `end`. Searched are runs of tiles, tiles, runs of ids and ids, each time one for each lane.
+// its maximum; numbers: two, random; stage: room for a run of both rows; all in shared memory. Searched are runs of tiles, tiles, runs
+// of ids and ids, each time one for each lane. While the tile is on its way, where it costs nothing, the last thread of the block looks up
+// in `watched` where the request ends, and tells in `end`.
 __device__ __forceinline__ int propose(const Row& row, const float* sums, int tiles, const double2& numbers, ROW* stage, int vocab, int lane,
                                        const unsigned long long* watched, int* end) {
     const int run = (tiles + 31) / 32;
@@ -58,26 +59,24 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
         const int step = (count + 31) / 32, chosen = find_lane(sum_run(sums + tile, lane * step, min(lane * step + step, count)), rest, lane);
         tile += chosen * step, count = min(step, count - chosen * step);
     }
-    uint4 target[PIECES], draft[PIECES];
-    load_run(row.target, tile * TILE + lane * RUN, vocab, target);
-    if (row.draft) load_run(row.draft, tile * TILE + lane * RUN, vocab, draft);
+    Pieces target, draft;
+    load_run(row.target, tile * TILE + lane * RUN, vocab, target.piece);
+    if (row.draft) load_run(row.draft, tile * TILE + lane * RUN, vocab, draft.piece);
     if (threadIdx.x == blockDim.x - 1) *end = end_of(fetch(watched));
     Scale scale = row.target_scale;
     scale.inverse = 1.0f;  // as the sums
     own = 0.0f;
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
-        float part = 0.0f;
         #pragma unroll
-        for (int k = 0; k < VEC; ++k) part += probability(logit_of(target[i], k, ROW()), scale);
-        own += part;
+        for (int k = 0; k < VEC; ++k) own += probability(logit_of(target.piece[i], k, ROW()), scale);
     }
     const int lane_of = find_lane(own, rest, lane);
     if (lane == lane_of) {
         #pragma unroll
         for (int i = 0; i < PIECES; ++i) {
-            reinterpret_cast<uint4*>(stage)[i] = target[i];
-            if (row.draft) reinterpret_cast<uint4*>(stage)[PIECES + i] = draft[i];
+            reinterpret_cast<uint4*>(stage)[i] = target.piece[i];
+            if (row.draft) reinterpret_cast<uint4*>(stage)[PIECES + i] = draft.piece[i];
         }
     }
     __syncwarp();
@@ -98,7 +97,7 @@ __device__ __forceinline__ double2 proposal_numbers(const Request& request, int 
 
 // By the whole block, a proposal for each warp at a time: the first of PROPOSALS that is kept, or -1. NONFINITE in `status`: of what
 // those before it met, however many were made beside them. ready: the numbers of the first 32; stage: room for two runs a warp; kept: two
-// words a warp, of which rounds take turns; all in shared memory.
+// words a warp, of which rounds take turns; all in shared memory. watched, end: as above.
 __device__ __forceinline__ int first_kept(const Request& request, const Row& row, const float* sums, int tiles, const double2* ready, ROW* stage,
                                           int* kept, int vocab, const unsigned long long* watched, int* end, int& status) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
@@ -110,7 +109,7 @@ __device__ __forceinline__ int first_kept(const Request& request, const Row& row
         __syncthreads();
         own = lane < warps ? made[lane] : NOT_KEPT;
         const unsigned good = __ballot_sync(ALL, own >= 0), bad = __ballot_sync(ALL, own == NOT_FINITE);
-        if (bad & ~good & (good & 0u - good) - 1) status |= NONFINITE;  // one before the first that is good
+        if (bad & (good & 0u - good) - 1) status |= NONFINITE;  // one before the first that is good
         if (good) return __shfl_sync(ALL, own, __ffs(good) - 1);
     }
     return -1;

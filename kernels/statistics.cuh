@@ -3,12 +3,32 @@
 #pragma once
 #include "tile.cuh"
 
-// A lane's pieces of a tile, PIECES of them, 512 bytes apart, from `at` on; `rest` ids are left of the row, past its end is OUTSIDE. What is
-// read once is marked as the first to leave a cache.
-__device__ __forceinline__ void load_pieces(const ROW* at, int rest, uint4 (&piece)[PIECES]) {
-    if (is_aligned(at) && rest >= (PIECES - 1) * STEP + VEC) {
+// A piece behind the end of a row.
+__device__ __forceinline__ uint4 outside() {
+    ROW element[VEC];
+    #pragma unroll
+    for (int k = 0; k < VEC; ++k) element[k] = ROW(OUTSIDE);
+    uint4 piece;
+    memcpy(&piece, element, 16);
+    return piece;
+}
+
+// A lane's pieces of a tile, PIECES of them, 512 bytes apart, from `at` on, which is aligned; `rest` ids are left of the row, which ends with
+// a piece; past its end is OUTSIDE. What is read once is marked as the first to leave a cache.
+__device__ __forceinline__ void load_whole(const ROW* at, int rest, uint4 (&piece)[PIECES]) {
+    if (rest >= (PIECES - 1) * STEP + VEC) {
         #pragma unroll
         for (int i = 0; i < PIECES; ++i) piece[i] = __ldcs(reinterpret_cast<const uint4*>(at + i * STEP));
+    } else {
+        #pragma unroll
+        for (int i = 0; i < PIECES; ++i) piece[i] = i * STEP < rest ? __ldcs(reinterpret_cast<const uint4*>(at + i * STEP)) : outside();
+    }
+}
+
+// The same of any row.
+__device__ __forceinline__ void load_pieces(const ROW* at, int rest, uint4 (&piece)[PIECES]) {
+    if (is_aligned(at) && (rest >= (PIECES - 1) * STEP + VEC || rest % VEC == 0)) {
+        load_whole(at, rest, piece);
     } else {
         #pragma unroll 1
         for (int i = 0; i < PIECES; ++i) {
@@ -90,8 +110,8 @@ __device__ __forceinline__ int first_of(const Pieces& held, int tile, float top,
     return min_warp(first);
 }
 
-// The same in all lanes. The powers are taken relative to the tile's own maximum: no logit is too large.
-__device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, float factor, bool greedy, int lane) {
+// The maximum of a tile, NaN aside; the same in all lanes.
+__device__ __forceinline__ float top_of(const Pieces& held) {
     unsigned most = held.piece[0].x;
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
@@ -99,29 +119,49 @@ __device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, f
         most = larger(most, larger(larger(x.x, x.y, ROW()), larger(x.z, x.w, ROW()), ROW()), ROW());
     }
     const uint4 both = make_uint4(most, most, most, most);
-    const float top = max_warp(fmaxf(-CUDART_INF_F, fmaxf(logit_of(both, 0, ROW()), logit_of(both, VEC - 1, ROW()))));
-    const int first = greedy ? first_of(held, tile, top, lane) : NO_ID;
-    const float base = top == -CUDART_INF_F ? 0.0f : top;
-    const float shift = base * factor;
+    return max_warp(fmaxf(-CUDART_INF_F, fmaxf(logit_of(both, 0, ROW()), logit_of(both, VEC - 1, ROW()))));
+}
+
+// What the powers of a tile are relative to: its own maximum, so that no logit is too large.
+struct Base { float logit, shift; };  // shift = logit * factor
+
+__device__ __forceinline__ Base base_of(float top, float factor) {
+    const float logit = top == -CUDART_INF_F ? 0.0f : top;
+    return {logit, logit * factor};
+}
+
+// Then (x - base) * factor takes one instruction; what rounding adds to `shift` is the same for all ids.
+__device__ __forceinline__ bool is_near(const Base& base) { return fabsf(base.shift) < 0x1p15f; }
+
+__device__ __forceinline__ float sum_near(const Pieces& held, const Base& base, float factor) {
     float sum = 0.0f;
-    if (fabsf(shift) < 0x1p15f) {  // (x - base) * factor by one instruction; what rounding adds to `shift` is the same for all
+    #pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+        float part = power(fmaf(logit_of(held.piece[i], 0, ROW()), factor, -base.shift));
         #pragma unroll
-        for (int i = 0; i < PIECES; ++i) {
-            float part = power(fmaf(logit_of(held.piece[i], 0, ROW()), factor, -shift));
-            #pragma unroll
-            for (int k = 1; k < VEC; ++k) part += power(fmaf(logit_of(held.piece[i], k, ROW()), factor, -shift));
-            sum = i ? sum + part : part;
-        }
-        sum *= power(-fmaf(base, factor, -shift));
-    } else {
-        #pragma unroll 1
-        for (int i = 0; i < PIECES; ++i) {
-            const uint4 piece = piece_of(held, i);
-            #pragma unroll
-            for (int k = 0; k < VEC; ++k) sum += power((logit_of(piece, k, ROW()) - base) * factor);
-        }
+        for (int k = 1; k < VEC; ++k) part += power(fmaf(logit_of(held.piece[i], k, ROW()), factor, -base.shift));
+        sum = i ? sum + part : part;
     }
-    return {top, sum_warp(sum), first};
+    return sum_warp(sum * power(-fmaf(base.logit, factor, -base.shift)));
+}
+
+__device__ __forceinline__ float sum_far(const Pieces& held, const Base& base, float factor) {
+    float sum = 0.0f;
+    #pragma unroll 1
+    for (int i = 0; i < PIECES; ++i) {
+        const uint4 piece = piece_of(held, i);
+        #pragma unroll
+        for (int k = 0; k < VEC; ++k) sum += power((logit_of(piece, k, ROW()) - base.logit) * factor);
+    }
+    return sum_warp(sum);
+}
+
+// Of any tile; the same in all lanes.
+__device__ __forceinline__ Stats tile_statistics(const Pieces& held, int tile, float factor, bool greedy, int lane) {
+    const float top = top_of(held);
+    const int first = greedy ? first_of(held, tile, top, lane) : NO_ID;
+    const Base base = base_of(top, factor);
+    return {top, is_near(base) ? sum_near(held, base, factor) : sum_far(held, base, factor), first};
 }
 
 // The first maximum of the target row, with the status that its weights would have met: mass on one id, less mass on one id.

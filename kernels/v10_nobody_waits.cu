@@ -9,15 +9,16 @@ Changes   Blocks start position by position, all requests' first row pairs befor
           blocks that draw, one is of the position where the request ends: it writes the outcome if that is decided by then, else
           the block that decides it. It draws without weighing the row: the target's tile sums are there, so ids are proposed from
           the target and kept as often as the residual would have them (propose.cuh).
-          A row is cut into as many parts as let all blocks start at once, where the batch is small; else into so many that a
+          A row is cut into as many parts as let all blocks start at once, where the batch is small, up to 64; else into so many that a
           position is about as many blocks as the GPU holds, of a tile pair or more for each warp.
 Reads     Row pairs up to the first rejection, once, (1 - a^K) / (1 - a) of K on average, and those that were begun before it was
           known: all of them at most. A tile of both rows for each proposal, WARPS proposals at a time. With draft_lse no draft row
           but for that, and the status tells of a NaN in it where an id was proposed, up to the one that was kept.
-Slow      From the last tile to the token go three ways to the L2 and back, by code that is run once and so fetched line by line: short
-          loops are faster here than unrolled ones. Bytes on their way to many warps are what keeps the memory busy: so a logit has to
-          be weighed with few registers. More tiles on their way to one warp, through shared memory, cost more than they gain. Where
-          requests end early half of the blocks find theirs ended, and have come for nothing.
+Slow      From the last tile to the token go three ways to the L2 and back, and some hundred instructions of one warp that each wait for the
+          one before. Bytes on their way to many warps are what keeps the memory busy: so a logit has to be weighed with few registers;
+          more tiles on their way to one warp cost more than they gain. And a warp has to fetch what it runs: so what weighs a tile of
+          most rows is a loop of its own, without the ways that are rarely taken. Where requests end early half of the blocks find
+          theirs ended, and have come for nothing.
 --- contract ---
 grid    = ["batch * parts", "max_draft + 1"]
 block   = "32 * WARPS"
@@ -34,7 +35,7 @@ window  = "ceil_div(full, max(1, batch))"
 enough  = "1 + min(1, window // 2) + 2 * min(1, window // 3) + 4 * min(1, window // 5) + 8 * min(1, window // 9) + 16 * min(1, window // 17)"
 at_once = "full // max(1, batch * (max_draft + 1))"
 wanted  = "min(tiles, max(at_once, min(enough, ceil_div(tiles, WARPS)), ceil_div(tiles, 4 * WARPS)))"
-parts   = "1 + min(1, wanted // 2) + 2 * min(1, wanted // 4) + 4 * min(1, wanted // 8) + 8 * min(1, wanted // 16) + 16 * min(1, wanted // 32)"
+parts   = "1 + min(1, wanted // 2) + 2 * min(1, wanted // 4) + 4 * min(1, wanted // 8) + 8 * min(1, wanted // 16) + 16 * min(1, wanted // 32) + 32 * min(1, wanted // 64)"
 shift   = "min(1, parts // 2) + min(1, parts // 4) + min(1, parts // 8) + min(1, parts // 16) + min(1, parts // 32) + min(1, parts // 64)"
 share   = "ceil_div(tiles, parts)"
 groups  = "max_draft // 32 + 1"
@@ -62,8 +63,8 @@ struct Shared {
 };
 static_assert(WARPS >= 4 && WARPS % 2 == 0, "the last block of a position has four things to do at once");
 
-// What a block has to do: part `rank` of the row pair of position i of request b.
-struct Work { int rank, b, i; bool reads_draft; float heat; Request request; Rows rows; };
+// What a block has to judge: position i of request b.
+struct Work { int b, i; bool reads_draft; float heat; Request request; Rows rows; };
 
 // The same number, to the compiler another one.
 __device__ __forceinline__ int another(int x) {
@@ -143,38 +144,40 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     __shared__ Shared shared;
     float* const sums = reinterpret_cast<float*>(stage + 8 * WARPS);  // of the target's tiles and the draft's; behind them their maxima
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, last_thread = 32 * WARPS - 1;
+    const auto request_of = [&](int b) { return find_request(b, batch, num_draft, max_draft, draft_start, seeds, positions); };
     const auto work_of = [&](int block) {
-        Work work = {block & (parts - 1), block >> shift, (int)blockIdx.y};
-        work.request = find_request(work.b, batch, num_draft, max_draft, draft_start, seeds, positions);
+        Work work = {block >> shift, (int)blockIdx.y};
+        work.request = request_of(work.b);
         const int start = work.request.start;
-        work.rows = {target_logits + (long long)(start + work.b) * target_stride, draft_logits ? draft_logits + (long long)start * draft_stride : nullptr,
+        work.rows = {target_logits + (start + work.b) * target_stride, draft_logits ? draft_logits + start * draft_stride : nullptr,
                      draft_tokens + start, target_stride, draft_stride};
         work.heat = temperature[work.b];
         work.reads_draft = work.rows.draft && (!draft_lse || !(work.heat > 0.0f));
         return work;
     };
-    const auto place_of = [&](int b, int i) { return (long long)b * (max_draft + 1) + i; };
-    const auto words_of = [&](int b, int i) { return tile_words + (unsigned)((b * (max_draft + 1) + i) * 6 * even); };  // [2][even][2], then [2][even]
-    const auto verdicts_of = [&](int b, unsigned call) { return verdicts + ((long long)b * 2 + call % 2) * groups; };  // calls take turns
+    const auto place_of = [&](int b, int i) { return (unsigned)b * (max_draft + 1) + i; };
+    const auto words_of = [&](int b, int i) { return tile_words + place_of(b, i) * 6 * even; };  // [2][even][2], then [2][even]
+    const auto verdicts_of = [&](int b, unsigned call) { return verdicts + (b * 2 + call % 2) * groups; };  // calls take turns
 
     {   // Every block: its share of the row pair.
-        const Work work = work_of(blockIdx.x);
-        const int b = work.b, i = work.i;
-        const bool late = blockIdx.y * gridDim.x + blockIdx.x >= full;  // else among the first on the GPU: nothing can have ended yet
+        const int b = blockIdx.x >> shift, i = blockIdx.y;
+        const bool late = i * gridDim.x + blockIdx.x >= full;  // else among the first on the GPU: nothing can have ended yet
         unsigned long long before = 0, ends[2] = {};  // blocks of this position that have started, in all calls; verdicts of this call or the one before
         if (threadIdx.x == 0) {  // all on the way together
             before = atomicAdd(started + place_of(b, i), 1ull);
-            if (late) ends[0] = fetch(verdicts_of(b, 0) + i / 32), ends[1] = fetch(verdicts_of(b, 1) + i / 32);
+            if (late) ends[0] = fetch(verdicts_of(b, 0) + i / 32u), ends[1] = fetch(verdicts_of(b, 1) + i / 32u);
         }
-        if (i > work.request.length) return;
         const auto enter = [&] {
-            if (threadIdx.x == 0) shared.call = (unsigned)(before >> shift) + 1, shared.last = (before & parts - 1) == parts - 1;  // parts: a power of two
+            if (threadIdx.x == 0) shared.call = (unsigned)(before >> shift) + 1, shared.last = ((unsigned)before & parts - 1) == parts - 1;  // parts: a power of two
         };
+        const int start = request_of(b).start, length = request_of(b).length;
+        if (i > length) return;
+        const float heat = temperature[b];
         // Warps take turns, target, draft, target, ...: each has tiles of one row, `stride` apart.
-        const int both = i < work.request.length && work.reads_draft, side = warp & both, stride = WARPS >> both;
-        const int first = work.rank * share, end = min(first + share, tiles);
+        const int both = i < length && draft_logits && (!draft_lse || !(heat > 0.0f)), side = warp & both, stride = WARPS >> both;
+        const int first = (int)(blockIdx.x & parts - 1) * share, end = min(first + share, tiles);
         int t = first + (warp >> both);
-        const ROW* at = (side ? work.rows.draft + i * draft_stride : work.rows.target + i * target_stride) + t * TILE + lane * VEC;
+        const ROW* at = (side ? draft_logits + (start + i) * draft_stride : target_logits + (start + b + i) * target_stride) + t * TILE + lane * VEC;
         if (late) {
             enter();
             if (threadIdx.x == 0) shared.skipped = end_before(shared.call % 2 ? ends[1] : ends[0], i) || i >= 32 && overtaken(verdicts_of(b, shared.call), i);
@@ -183,32 +186,46 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         }
         Pieces now;
         if (t < end) load_pieces(at, vocab - t * TILE - lane * VEC, now.piece);
-        const int token = warp < 2 && lane == 0 && i < work.request.length ? work.rows.tokens[i] : -1;
+        const int token = warp < 2 && lane == 0 && i < length ? draft_tokens[start + i] : -1;
         if (!late) {
             enter();
             __syncthreads();
         }
         if (shared.last) {  // what can be known of the test and the draw before the rows are weighed
-            const Work work = work_of(another(blockIdx.x));
-            const auto& [rank, b, i, reads_draft, heat, request, rows] = work;
+            const Request request = request_of(another(blockIdx.x) >> shift);
             if (warp == 2) shared.numbers[lane] = proposal_numbers(request, lane);
-            if (threadIdx.x == last_thread) shared.u = accept_uniform(request.seed, request.position, i), shared.start = request.start, shared.end = -1;
+            if (threadIdx.x == last_thread) shared.u = accept_uniform(request.seed, request.position, i), shared.start = start, shared.end = -1;
             if (warp < 2 && lane == 0) shared.drafted[warp] = token;
         }
-        const bool greedy = !(work.heat > 0.0f);
-        const float factor = factor_of(work.heat);
+        const bool greedy = !(heat > 0.0f);
+        const float factor = factor_of(heat);
         const unsigned call = shared.call;
-        const unsigned long long* const watched = verdicts_of(b, call) + i / 32;
+        const unsigned long long* const watched = verdicts_of(b, call) + i / 32u;
         unsigned long long* word = words_of(b, i) + 2 * (side * even + t) + lane;
         unsigned long long seen = 0;  // the verdicts on 32 positions, as they were known a tile ago
-        for (bool more = t < end; more && !__any_sync(ALL, end_before(seen, i)); t += stride, word += 2 * stride) {
+        const int lanes = 2 * (even - tiles + 1);  // publish the last tile: the words of a row end with a sector of 32 bytes, none is read half written
+        // Most rows and tiles; short, and in one piece: what a warp runs it has to fetch.
+        for (bool more = t < end && !greedy && is_aligned(at) && vocab % VEC == 0; more; t += stride, word += 2 * stride) {
             Pieces next;  // on its way while `now` is weighed
             seen = fetch(watched);
-            at += stride * TILE, more = t + stride < end;
-            if (more) load_pieces(at, vocab - (t + stride) * TILE - lane * VEC, next.piece);
+            more = t + stride < end;
+            if (more) load_whole(at + stride * TILE, vocab - (t + stride) * TILE - lane * VEC, next.piece);
+            const float top = top_of(now);
+            const Base base = base_of(top, factor);
+            if (!is_near(base)) break;
+            const float sum = sum_near(now, base, factor);
+            if (lane < (t + 1 == tiles ? lanes : 2)) publish(word, call, __float_as_uint(lane & 1 ? sum : top));
+            now = next, at += stride * TILE;
+            more = more && !__any_sync(ALL, end_before(seen, i));
+        }
+        // Any row, and from the first tile of large logits on.
+        for (; t < end && !__any_sync(ALL, end_before(seen, i)); t += stride, word += 2 * stride) {
+            Pieces next;
+            seen = fetch(watched);
+            at += stride * TILE;
+            if (t + stride < end) load_pieces(at, vocab - (t + stride) * TILE - lane * VEC, next.piece);
             const Stats own = tile_statistics(now, t, factor, greedy, lane);
-            const int filled = t + 1 == tiles ? 2 * (even - t) : 2;  // the words of a row end with a sector of 32 bytes: none is read half written
-            if (lane < filled) publish(word, call, __float_as_uint(lane & 1 ? own.sum : own.top));
+            if (lane < (t + 1 == tiles ? lanes : 2)) publish(word, call, __float_as_uint(lane & 1 ? own.sum : own.top));
             if (lane == 0 && greedy) publish(words_of(b, i) + (4 + side) * even + t, call, own.first);
             now = next;
         }
@@ -217,7 +234,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
 
     // The last block of a position: its verdict, unless an earlier one has been rejected meanwhile (then others may have left).
     const Work work = work_of(another(blockIdx.x));  // found again: in registers all the while it would be in the way of the rows
-    const auto& [rank, b, i, reads_draft, heat, request, rows] = work;
+    const auto& [b, i, reads_draft, heat, request, rows] = work;
     const unsigned call = shared.call;
     unsigned long long* const known = verdicts_of(b, call);
     if (i == 0 && threadIdx.x < groups) verdicts_of(b, call + 1)[threadIdx.x] = 0;  // those of the call before make room for the one after
@@ -262,7 +279,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         if (real && !(isfinite(shared.chance[0]) && isfinite(shared.chance[1]))) bits |= NONFINITE;
         if (greedy) drawn = greedy_token(row, tested, bits);
         else if (drawn < 0) drawn = weigh_all(request, row, sums, tiles, &shared.token, i, vocab, bits);
-        if (groups > 1 || shared.end != i) {  // not decided while the token was drawn, as it seems: the block that decides it writes, or this one, if that has happened meanwhile
+        if (groups > 1 || shared.end != i) {  // not decided while the token was drawn, as it seems: the block that decides it writes, or
+                                              // this one, if that has happened meanwhile
             if (threadIdx.x == last_thread) {
                 const int b = another(blockIdx.x) >> shift;  // from here on found again, too
                 const unsigned call = shared.call;

@@ -91,14 +91,14 @@ def _subnormal(problem):
     return problem
 
 
-def _misaligned(stride_of):
-    """The rows copied to one element past an aligned address, `stride_of(vocab)` elements apart."""
+def _placed(offset, stride_of):
+    """The rows copied to `offset` elements past an aligned address, `stride_of(vocab)` elements apart, with garbage between."""
     def moved(rows):
         if rows is None:
             return None
         count, vocab = rows.shape
-        storage = torch.full((count * stride_of(vocab) + 1,), 3e4, dtype=rows.dtype, device=rows.device)
-        view = storage[1:].view(count, stride_of(vocab))[:, :vocab]
+        storage = torch.full((count * stride_of(vocab) + offset,), 3e4, dtype=rows.dtype, device=rows.device)
+        view = storage[offset:].view(count, stride_of(vocab))[:, :vocab]
         return view.copy_(rows)
     return lambda problem: replace(problem, **{f"target_{problem.kind}": moved(problem.target),
                                                f"draft_{problem.kind}": moved(problem.draft)})
@@ -221,8 +221,9 @@ EDITS = {"target = draft": _same_rows, "disjoint supports": _disjoint, "rows sum
          "odd probabilities": _odd_values, "bad ids": _bad_ids, "trouble behind the first rejection": _behind,
          "NaN and inf": _nonfinite, "zero residual": _zero_residual,
          "empty rows": _empty_rows, "one-hot rows": _one_hot_rows, "subnormal entries": _subnormal,
-         "misaligned rows": _misaligned(lambda vocab: vocab),
-         "misaligned rows, even stride": _misaligned(lambda vocab: -(-vocab // 16) * 16),
+         "misaligned rows": _placed(1, lambda vocab: vocab),
+         "misaligned rows, even stride": _placed(1, lambda vocab: -(-vocab // 16) * 16),
+         "aligned rows with an odd end": _placed(0, lambda vocab: -(-vocab // 16) * 16),
          "draft rows further apart": _apart, "greedy ties": _ties, "logits far from zero": _far, "logits of any size": _enormous,
          "draft_lse off": _lse,
          "draft row not as its draft_lse": _unsaid, **ends.EDITS}

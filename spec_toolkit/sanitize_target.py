@@ -37,6 +37,7 @@ PATHS = (
     ("bad ids", EDITED),
     ("misaligned rows", {"batch": 3, "draft_len": 2, "vocab": 5001, "acceptance": 0.5}),
     ("misaligned rows, even stride", {"batch": 3, "draft_len": 2, "vocab": 5001, "acceptance": 0.5, **HALF}),
+    ("aligned rows with an odd end", {"batch": 3, "draft_len": 2, "vocab": 5001, "acceptance": 0.5, **HALF}),
 )
 # Many blocks for a request; several tiles for each; more requests than blocks fit on a GPU; more bytes than any rung speculates on.
 # A tool's instructions take registers, so that fewer blocks fit than a contract reckons with: where blocks wait for each other

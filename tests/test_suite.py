@@ -56,6 +56,8 @@ def test_misaligned_rows():
         problem = QUICK[name]
         assert problem.target.data_ptr() % 16 == 4 and problem.target.storage_offset() == 1
     assert QUICK["misaligned rows, even stride"].target_stride % 16 == 0
+    odd = QUICK["aligned rows with an odd end"]
+    assert odd.target.data_ptr() % 16 == odd.target_stride % 16 == 0 and odd.vocab % 4 and (odd.target.as_strided((1,), (1,), odd.vocab) == 3e4).all()
 
 
 @pytest.mark.parametrize("kind", ["probs", "logits"])
