@@ -55,7 +55,7 @@ constexpr int HELD = 5;     // tiles of a lane whose statistics are on their way
 
 struct Shared {
     unsigned call;          // the number of this one, from 1
-    int last, skipped, left[2], start, token, end, writes, kept[2 * WARPS];
+    int last, skipped, left[3], start, token, end, writes, kept[2 * WARPS];
     int drafted[2];         // the drafted token, as the warp of each row knows it
     float chance[2], u;     // its probabilities, and the number it is tested with
     Scale scale[2];         // of the target row and the draft row
@@ -256,10 +256,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
             shared.chance[warp] = !real ? 0.0f : own_row ? chance_of(to_float(stored), token, scale) : 1.0f;
         }
     } else if (threadIdx.x == last_thread) {
-        shared.skipped = overtaken(known, i);
+        shared.left[2] = overtaken(known, i);
     }
     __syncthreads();
-    if (shared.skipped || shared.left[0] || shared.left[1]) return;
+    if (shared.left[0] || shared.left[1] || shared.left[2]) return;
     const int token = shared.drafted[0];
     const bool real = token >= 0 && token < vocab;
     const Row row = {rows.target + i * target_stride, draft_row, token, shared.scale[0], shared.scale[1]};
