@@ -231,7 +231,7 @@ def test_json(reports):
     for report in reports:
         found = json.loads(json.dumps(report.to_dict()))
         assert found["passed"] == bool(report) and [*found["parts"]] == ["tokens", "law", "edges", "poison"]
-        assert len(found["cases"]) == 74 and found["laws"][0]["draws"] == 6000 and 0 < found["laws"][0]["finest_tv"] < 0.1
+        assert len(found["cases"]) == 75 and found["laws"][0]["draws"] == 6000 and 0 < found["laws"][0]["finest_tv"] < 0.1
     failures = json.loads(json.dumps(reports[1].to_dict()))["parts"]["tokens"]
     assert failures["failure_count"] > 4 and failures["failures"][0]["what"]["what"] in ("token", "copy", "decision")
 

@@ -34,7 +34,7 @@ def test_a_baseline_passes(kind):
 @pytest.mark.parametrize("name", ["no residual", "wild id dereferenced", "randomness of the slot", "all requests as long as the longest"])
 def test_mutants_do_not_pass_and_the_line_makes_the_problem_again(name):
     sampler = load_mutant(BY_NAME[name], "v1")
-    found = fuzz(sampler, 300)
+    found = fuzz(sampler, 1000)
     assert not found and found.failure and "FAIL" in str(found)
     assert len(found.counterexample.splitlines()) == 1 and found.counterexample in str(found)
     problem = eval(found.counterexample, {"made": suite.made, "torch": torch})
