@@ -62,7 +62,7 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
     Pieces target, draft;
     load_run(row.target, tile * TILE + lane * RUN, vocab, target.piece);
     if (row.draft) load_run(row.draft, tile * TILE + lane * RUN, vocab, draft.piece);
-    if (threadIdx.x == blockDim.x - 1) *end = end_of(fetch(watched));
+    const unsigned long long seen = fetch(watched);
     Scale scale = row.target_scale;
     scale.inverse = 1.0f;  // as the sums
     own = 0.0f;
@@ -85,6 +85,7 @@ __device__ __forceinline__ int propose(const Row& row, const float* sums, int ti
     const int chosen = find_lane(own, rest, lane);
     const float taken = row.draft ? probability(to_float(stage[RUN + spot]), row.draft_scale) : id == row.drafted ? 1.0f : 0.0f;
     own *= row.target_scale.inverse;
+    if (threadIdx.x == blockDim.x - 1) *end = end_of(seen);  // not before: to write it down is to wait for it
     const int verdict = !isfinite(taken) ? NOT_FINITE : numbers.y * own < residual(own, taken) ? id : NOT_KEPT;
     return __shfl_sync(ALL, verdict, chosen);
 }

@@ -53,7 +53,8 @@ written  = "batch"
 
 struct Shared {
     unsigned call;          // the number of this one, from 1
-    int last, skipped, left[3], start, token, end, writes, kept[2 * WARPS];
+    unsigned long long ends[2];  // verdicts by calls of even and of odd number
+    int last, start, token, end, writes, kept[2 * WARPS];
     int drafted[2];         // the drafted token, as the warp of each row knows it
     float chance[2], u;     // its probabilities, and the number it is tested with
     Scale scale[2];         // of the target row and the draft row
@@ -103,27 +104,26 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     {   // Every block: its share of the row pair.
         const int b = blockIdx.x >> shift, i = blockIdx.y;
         const bool late = i * gridDim.x + blockIdx.x >= full;  // else among the first on the GPU: nothing can have ended yet
-        unsigned long long before = 0, ends[2] = {};  // blocks of this position that have started, in all calls; verdicts of this call or the one before
-        if (threadIdx.x == 0) {  // all on the way together
-            before = atomicAdd(started + place_of(b, i), 1ull);
-            if (late) ends[0] = fetch(verdicts_of(b, 0) + i / 32u), ends[1] = fetch(verdicts_of(b, 1) + i / 32u);
-        }
+        unsigned long long before = 0, ends = 0;
+        if (threadIdx.x == 0) before = atomicAdd(started + place_of(b, i), 1ull);  // blocks of this position that have started, in all calls
+        // By another warp, for one waits for both at the same place: the verdicts of this call, and of the one before.
+        if (late && threadIdx.x / 2 == 16) ends = fetch(verdicts_of(b, threadIdx.x % 2) + i / 32u);
         const auto enter = [&] {
             if (threadIdx.x == 0) shared.call = (unsigned)(before >> shift) + 1, shared.last = ((unsigned)before & parts - 1) == parts - 1;  // parts: a power of two
         };
         const int start = request_of(b).start, length = request_of(b).length;
         if (i > length) return;
         const float heat = temperature[b];
-        // Warps take turns, target, draft, target, ...: each has tiles of one row, `stride` apart.
-        const int both = i < length && draft_logits && (!draft_lse || !(heat > 0.0f)), side = warp & both, stride = WARPS >> both;
+        // Warps take turns, target, draft, target, ...: each has tiles of one row, `stride` apart. `heat` would be waited for by all.
+        const int both = i < length && draft_logits && (!draft_lse || !(fetch(temperature + b) > 0.0f)), side = warp & both, stride = WARPS >> both;
         const int first = (int)(blockIdx.x & parts - 1) * share, end = min(first + share, tiles);
         int t = first + (warp >> both);
         const ROW* at = (side ? draft_logits + (start + i) * draft_stride : target_logits + (start + b + i) * target_stride) + t * TILE + lane * VEC;
         if (late) {
             enter();
-            if (threadIdx.x == 0) shared.skipped = end_before(shared.call % 2 ? ends[1] : ends[0], i) || i >= 32 && overtaken(verdicts_of(b, shared.call), i);
+            if (threadIdx.x / 2 == 16) shared.ends[threadIdx.x % 2] = ends;
             __syncthreads();
-            if (shared.skipped) return;
+            if (i >= 32 ? __syncthreads_or(overtaken(verdicts_of(b, shared.call), i)) : end_before(shared.ends[shared.call % 2], i)) return;
         }
         Pieces now;
         if (t < end) load_pieces(at, vocab - t * TILE - lane * VEC, now.piece);
@@ -132,10 +132,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
             enter();
             __syncthreads();
         }
-        if (shared.last) {  // what can be known of the test and the draw before the rows are weighed
-            const Request request = request_of(another(blockIdx.x) >> shift);
-            if (warp == 2) shared.numbers[lane] = proposal_numbers(request, lane);
-            if (threadIdx.x == last_thread) shared.u = accept_uniform(request.seed, request.position, i), shared.start = start, shared.end = -1;
+        if (shared.last) {
+            if (threadIdx.x == last_thread) shared.start = start, shared.end = -1;
             if (warp < 2 && lane == 0) shared.drafted[warp] = token;
         }
         const bool greedy = !(heat > 0.0f);
@@ -181,26 +179,26 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
     if (i == 0 && threadIdx.x < groups) verdicts_of(b, call + 1)[threadIdx.x] = 0;  // those of the call before make room for the one after
     const bool greedy = !(heat > 0.0f), tested = i < request.length, both = tested && reads_draft;
     const ROW* const draft_row = tested && rows.draft ? rows.draft + i * draft_stride : nullptr;
+    bool left = false;
     if (warp < 2) {
         const int token = __shfl_sync(ALL, lane ? 0 : shared.drafted[warp], 0);
         const bool real = token >= 0 && token < vocab;
         const ROW* const own_row = warp ? draft_row : rows.target + i * target_stride;
         const ROW stored = real && own_row ? own_row[token] : ROW(0.0f);  // on its way while the tiles are waited for
-        bool left = false;
         Scale scale;
         if (warp < 1 + both)
             scale = join_tiles(words_of(b, i) + 2 * warp * even, words_of(b, i) + (4 + warp) * even, tiles, call, heat, lane, sums + (2 + warp) * tiles,
                                sums + warp * tiles, known, i, left);
         else if (draft_row) scale = scale_of_lse(draft_lse[request.start + i], heat);
         if (lane == 0) {
-            shared.scale[warp] = scale, shared.left[warp] = left;
+            shared.scale[warp] = scale;
             shared.chance[warp] = !real ? 0.0f : own_row ? chance_of(to_float(stored), token, scale) : 1.0f;
         }
-    } else if (threadIdx.x == last_thread) {
-        shared.left[2] = overtaken(known, i);
+    } else {
+        if (warp == 2) shared.numbers[lane] = proposal_numbers(request, lane);
+        if (threadIdx.x == last_thread) shared.u = accept_uniform(request.seed, request.position, i), left = overtaken(known, i);
     }
-    __syncthreads();
-    if (shared.left[0] || shared.left[1] || shared.left[2]) return;
+    if (__syncthreads_or(left)) return;
     const int token = shared.drafted[0];
     const bool real = token >= 0 && token < vocab;
     const Row row = {rows.target + i * target_stride, draft_row, token, shared.scale[0], shared.scale[1]};
@@ -216,6 +214,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) v10_nobody_wa
         if (threadIdx.x == last_thread) atomicOr(known + i / 32, 1ull << (i % 32 + 32));
         if (!greedy && isfinite(row.target_scale.inverse))
             drawn = first_kept(request, row, sums, tiles, shared.numbers, reinterpret_cast<ROW*>(stage), shared.kept, vocab, known + i / 32, &shared.end, bits);
+        if (groups == 1 && shared.end >= 0 && shared.end != i) return;  // the request has ended before: what was drawn is of no use
         if (tested && !real) bits |= BAD_TOKEN;
         if (real && !(isfinite(shared.chance[0]) && isfinite(shared.chance[1]))) bits |= NONFINITE;
         if (greedy) drawn = greedy_token(row, tested, bits);
