@@ -5,7 +5,9 @@ Each probe gives the differences found, as strings; none means that nothing was 
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import fields
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ MOVED = {"batch": 48, "draft_len": [3, 0, 1, 2] * 12, "vocab": 40009}
 SM_COUNTS = (1, 2, 13)
 ORDERS = (("reversed", 0), ("shuffled", 1), ("shuffled", 2))
 TURNS = tuple(("interleaved", seed) for seed in range(20))
-TOGETHER = ({"batch": 12, "draft_len": 16, "vocab": 100}, {"batch": 12, "draft_len": 33, "vocab": 60, "acceptance": 0.9})  # what takes turns
+TOGETHER = ({"batch": 12, "draft_len": 16, "vocab": 100}, {"batch": 12, "draft_len": 33, "vocab": 60, "acceptance": 0.9},  # what takes turns
+            {"batch": 30, "draft_len": 3, "vocab": 1500}, {"batch": 30, "draft_len": 5, "vocab": 1500})
 
 
 def is_move(name) -> bool:
@@ -92,19 +95,22 @@ def reordered(sampler, problem, orders=ORDERS) -> list[str]:
     return found
 
 
-def rebound(sampler, problem, other) -> list[str]:
+def rebound(sampler, problem, other, orders=(None,)) -> list[str]:
     """Call, put the numbers of `other` (of the same shapes) into the bound tensors, call twice, and once more with the first ones: as the
     replay of a graph does. So a call differs from the one before it, and from the one before that. Each must be what a call bound
-    anew gives; `problem` is as it was afterwards."""
+    anew gives; `problem` is as it was afterwards. orders: of blocks and threads (CPU executor), for each of which this is done."""
     expected = [_arrays(sampler(given)) for given in (problem, other)]
     call, found = sampler.bind(problem), []
     names = [f.name for f in fields(problem) if isinstance(getattr(problem, f.name), torch.Tensor)]
     numbers = [{name: getattr(given, name).clone() for name in names} for given in (problem, other)]
-    for turn, which in enumerate((0, 1, 1, 0), 1):
+    for order, (turn, which) in product(orders, enumerate((0, 1, 1, 0), 1)):
         for name in names:
             getattr(problem, name).copy_(numbers[which][name])
-        if not all(map(np.array_equal, expected[which], _arrays(call()))):
-            found.append(f"call {turn} of a bound problem whose inputs change: other outputs than of a call bound anew")
+        with fibre_order(*order) if order else nullcontext():
+            same = all(map(np.array_equal, expected[which], _arrays(call())))
+        if not same:
+            found.append(f"call {turn} of a bound problem whose inputs change{f', threads {order[0]} (seed {order[1]})' if order else ''}: "
+                         "other outputs than of a call bound anew")
     return found
 
 
@@ -128,6 +134,8 @@ def probe(sampler, device="cpu", seed=0, rebatchings=8, kind=None) -> dict[str, 
                      *(make_problem(3, [2, 0, 1], 9001, seed=seed + 2, **words, **other) for other in others)]
             tried["blocks that take turns"] = lambda: [
                 text for given in TOGETHER for text in reordered(sampler, make_problem(**words | given, seed=seed + 1), TURNS)]
+            tried["inputs changed between blocks that take turns"] = lambda: rebound(
+                sampler, *(make_problem(**words | TOGETHER[-1], seed=seed + n) for n in (1, 2)), TURNS)
             tried["other thread orders"] = lambda: [text for one in given for text in reordered(sampler, one)]
     return {name: _tried(run) for name, run in tried.items()}
 

@@ -29,7 +29,7 @@ def nothing(problem, outputs):
 def test_nothing_in_a_rung(name):
     found = probe(load_sampler(name))
     assert set(found) == {"8 re-batchings", "inputs changed under a bound call", "other multiprocessor counts", "other thread orders",
-                          "blocks that take turns"}
+                          "blocks that take turns", "inputs changed between blocks that take turns"}
     assert not any(found.values()), found
     assert [name for name in found if is_move(name)] == ["8 re-batchings", "other multiprocessor counts"]
 
@@ -103,7 +103,7 @@ def test_reordered_finds_a_missing_barrier(problem):
 
 def test_blocks_that_take_turns_show_a_decision_that_came_too_early():
     """Run one by one, the block that may write is always the last to write."""
-    given = make_problem(12, 16, vocab=100, logits=True, acceptance=0.6, seed=1)
+    given = make_problem(30, 3, vocab=1500, logits=True, acceptance=0.6, seed=1)
     assert reordered(load_sampler("v10"), given, TURNS) == []
     hasty = mutant("ends at any rejection", "v10")
     assert reordered(hasty, given) == [] and reordered(hasty, given, TURNS)
@@ -123,6 +123,13 @@ def test_rebound_finds_numbers_kept_from_before():
             return self.bind(problem)()
     found = rebound(Kept(), one, other)
     assert [text.split(" of a bound problem")[0] for text in found] == ["call 2", "call 3"]
+
+
+def test_rebound_finds_what_a_block_takes_from_the_call_before_only_when_blocks_take_turns():
+    given = [make_problem(30, 5, 1500, logits=True, acceptance=0.6, seed=seed) for seed in (1, 2)]
+    stale = mutant("verdicts of another call looked at", "v10")
+    assert rebound(load_sampler("v10"), *given, TURNS) == [] == rebound(stale, *given)
+    assert any("interleaved" in text for text in rebound(stale, *given, TURNS))
 
 
 def test_a_kernel_that_faults_is_a_finding():
