@@ -77,15 +77,16 @@ __device__ __forceinline__ unsigned larger(unsigned a, unsigned b, __nv_bfloat16
     return same_bits<unsigned>(__hmax2(same_bits<__nv_bfloat162>(a), same_bits<__nv_bfloat162>(b)));
 }
 
-// Logit k of a piece. A bfloat16 is the upper half of a float, which the compiler takes two instructions to say.
-template <typename T>
-__device__ __forceinline__ float logit_of(const uint4& piece, int k, T) {
-    T x[16 / sizeof(T)];
-    memcpy(x, &piece, 16);
-    return to_float(x[k]);
+// Logit k of a piece: where a word holds two, by its word, which costs fewer registers than an array. A bfloat16 is the upper half of a
+// float, which the compiler takes two instructions to say.
+__device__ __forceinline__ unsigned word_of(const uint4& piece, int i) { return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w; }
+__device__ __forceinline__ float logit_of(const uint4& piece, int k, float) { return __uint_as_float(word_of(piece, k)); }
+__device__ __forceinline__ float logit_of(const uint4& piece, int k, __half) {
+    const unsigned word = word_of(piece, k / 2);
+    return __half2float(__ushort_as_half((unsigned short)(k % 2 ? word >> 16 : word)));
 }
 __device__ __forceinline__ float logit_of(const uint4& piece, int k, __nv_bfloat16) {
-    const unsigned word = k / 2 == 0 ? piece.x : k / 2 == 1 ? piece.y : k / 2 == 2 ? piece.z : piece.w;
+    const unsigned word = word_of(piece, k / 2);
     return __uint_as_float(k % 2 ? word & 0xffff0000u : word << 16);
 }
 

@@ -195,8 +195,7 @@ def test_compiles_for_every_architecture(rungs, nvrtc, name, arch):
     for dtype in COMPILED[arch]:
         used = rungs[name].registers(arch, dtype)
         assert kernels <= set(used) and all(0 < used[kernel]["registers"] <= 255 for kernel in kernels), (dtype, used)
-        # Nothing where it is measured, but for V10 in float16: there, as on other architectures, some registers are put aside once a block.
-        most = 0 if arch == 90 and (name, dtype) != ("v10", torch.float16) else 80
+        most = 0 if arch == 90 else 80  # nothing where it is measured; elsewhere some registers may be put aside
         assert all(used[kernel]["spill_bytes"] <= most for kernel in kernels), (dtype, used)
 
 
