@@ -6,8 +6,9 @@
 constexpr int HELD = 5;     // tiles of a lane whose statistics are on their way together: 160 tiles are 160,000 ids of two bytes
 
 // By one warp: the statistics of a row's tiles joined, in an order that is always the same. words: a pair for each tile; tops, sums: in
-// shared memory, a number for each tile; `sums` are left relative to the row's maximum. Where position i is overtaken, blocks may have
-// left before they wrote theirs: then `left` is set.
+// shared memory, a number for each tile; `sums` are left relative to the row's maximum, `tops` are only written where they are read again
+// (greedy requests, and tiles that the registers have no room for). Where position i is overtaken, blocks may have left before they wrote
+// theirs: then `left` is set.
 __device__ __forceinline__ Scale join_tiles(const unsigned long long* words, const unsigned long long* firsts, int tiles, unsigned call, float heat, int lane,
                                             float* tops, float* sums, const unsigned long long* verdicts, int i, bool& left) {
     const bool greedy = !(heat > 0.0f);
